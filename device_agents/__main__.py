@@ -1,0 +1,5 @@
+"""`python -m device_agents`, the same as `padnas-agent`."""
+
+from device_agents.cli import app
+
+app()

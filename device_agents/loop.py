@@ -1,0 +1,135 @@
+"""The agent's loop: lease, fetch, measure, report; and what is done about each kind of fault."""
+
+import hashlib
+import logging
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol as Interface
+
+from device_agents.errors import DeviceFault, LeaseLost, Stopped
+from device_agents.heartbeats import Heartbeat
+from device_agents.rounds import MeasuringDevice, Outcome, measure
+from latency_contract.connection import ServiceConnection, ServiceRefused, ServiceUnreachable
+from latency_contract.devices import Device, DeviceReport
+from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest
+
+log = logging.getLogger(__name__)
+
+
+class AgentDevice(MeasuringDevice, Interface):
+    """A device that an agent can drive."""
+
+    @property
+    def report(self) -> DeviceReport: ...
+
+
+class Agent:
+    def __init__(
+        self, connection: ServiceConnection, device: AgentDevice, *, stop: threading.Event, max_jobs: int
+    ) -> None:
+        self._connection = connection
+        self._device = device
+        self._stop = stop
+        self._max_jobs = max_jobs
+
+    def run(self) -> None:
+        """Serve until told to stop. A service that is away is waited for.
+
+        Raises:
+            ServiceRefused: the service does not accept this device.
+        """
+        reported = False
+        while not self._stop.is_set():
+            try:
+                if not reported:
+                    self._report_device()
+                    reported = True
+                wait_s = self._serve_one_lease()
+            except ServiceUnreachable as error:
+                log.warning("%s Trying again.", error)
+                reported, wait_s = False, 1.0
+            except ServiceRefused as refusal:
+                if not reported:
+                    raise
+                log.warning("%s Reporting the device again.", refusal)  # the service has another database now
+                reported, wait_s = False, 1.0
+            self._stop.wait(wait_s)
+
+    def _report_device(self) -> None:
+        report = self._device.report
+        self._connection.ask("PUT", f"/v1/devices/{report.serial}", Device, body=report)
+        log.info("measuring on %s (%s) for %s", report.model, report.serial, self._connection.base_url)
+
+    def _serve_one_lease(self) -> float:
+        """Returns how many seconds to wait before asking again."""
+        request = LeaseRequest(serial=self._device.identity.serial, max_jobs=self._max_jobs)
+        response = self._connection.request("POST", "/v1/leases", body=request)
+        if response.status_code == 204:
+            return float(response.headers.get("Retry-After", 1))
+        lease = Lease.model_validate_json(response.content)
+        log.info("leased %d jobs", len(lease.jobs))
+        with Heartbeat(self._connection, lease) as heartbeat:
+            try:
+                for outcomes in self._measure(lease, heartbeat):
+                    self._report(lease, outcomes)
+            except LeaseLost as error:
+                log.warning("%s", error)
+            except (Stopped, DeviceFault) as error:
+                self._release(lease, error)
+        return 0.0
+
+    def _measure(self, lease: Lease, heartbeat: Heartbeat) -> Iterator[Sequence[Outcome]]:
+        def check() -> None:
+            if self._stop.is_set():
+                raise Stopped("the agent was told to stop")
+            if heartbeat.lost.is_set():
+                raise LeaseLost("another device has the jobs of this lease; what was measured of them is dropped")
+
+        with tempfile.TemporaryDirectory(prefix="padnas-agent-") as folder:
+            reference = self._fetch(lease.reference_sha256, Path(folder))
+            yield from measure(
+                lease.jobs,
+                protocol=lease.protocol,
+                models={job.model_sha256: self._fetch(job.model_sha256, Path(folder)) for job in lease.jobs},
+                reference=reference,
+                device=self._device,
+                check=check,
+            )
+
+    def _fetch(self, sha256: str, folder: Path) -> Path:
+        """A model's file, its bytes checked against its name."""
+        content = self._connection.request("GET", f"/v1/models/{sha256}").content
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise ServiceUnreachable(f"Model {sha256} arrived damaged.")
+        path = folder / f"{sha256}.tflite"
+        path.write_bytes(content)
+        return path
+
+    def _report(self, lease: Lease, outcomes: Sequence[Outcome]) -> None:
+        """Deliver outcomes, however long the service is away. Raises LeaseLost or Stopped."""
+        if not outcomes:
+            return
+        report = LeaseReport(outcomes=tuple(outcomes))
+        while True:
+            try:
+                self._connection.request("POST", f"/v1/leases/{lease.token}/report", body=report)
+            except ServiceUnreachable as error:
+                log.warning("%s Keeping %d outcomes and trying again.", error, len(outcomes))
+                if self._stop.is_set():
+                    raise Stopped("the agent was told to stop while the service is away") from error
+            except ServiceRefused as refusal:
+                raise LeaseLost(f"the service refuses the outcomes: {refusal}") from refusal
+            else:
+                log.info("reported %d outcomes", len(outcomes))
+                return
+
+    def _release(self, lease: Lease, reason: Stopped | DeviceFault) -> None:
+        """Give the rest of a lease back. If that cannot be said, the lease's deadline says it."""
+        log.warning("giving the lease back: %s", reason)
+        fault = str(reason) if isinstance(reason, DeviceFault) else None
+        try:
+            self._connection.request("POST", f"/v1/leases/{lease.token}/release", body=LeaseRelease(device_fault=fault))
+        except (ServiceRefused, ServiceUnreachable) as error:
+            log.warning("the lease could not be given back: %s", error)

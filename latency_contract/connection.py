@@ -1,0 +1,122 @@
+"""The wire between agent or client and the service: HTTP with retries, and refusals as exceptions.
+
+ServiceError
+├── ServiceUnreachable    no answer, or one that asks to come back later; was retried
+├── ServiceRefused        an answer with an error body; trying again would not help
+└── NotThisService        something else answers at this address
+"""
+
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+import stamina
+from pydantic import BaseModel, ValidationError
+
+from latency_contract.errors import ErrorBody
+
+TIMEOUT_S = 30.0  # of one request
+
+Answer = TypeVar("Answer", bound=BaseModel)
+
+
+class ServiceError(Exception):
+    """The service did not do what it was asked; the text is a sentence for people."""
+
+
+class ServiceUnreachable(ServiceError):
+    pass
+
+
+class ServiceRefused(ServiceError):
+    def __init__(self, error: str, detail: str, *, status: int) -> None:
+        super().__init__(detail)
+        self.error = error
+        self.status = status
+
+
+class NotThisService(ServiceError):
+    pass
+
+
+class ServiceConnection:
+    """A connection to one service.
+
+    A request that gets no answer is sent again after about 0.1 s, 0.2 s, 0.4 s … (at most 5 s apart, with jitter)
+    until `patience_s` is over. Every endpoint may be asked twice without harm.
+    """
+
+    def __init__(self, base_url: str, *, patience_s: float = 15.0) -> None:
+        """Raises NotThisService for a text that is no address."""
+        self.base_url = base_url.rstrip("/")
+        self.patience_s = patience_s
+        try:
+            url = httpx.URL(self.base_url)
+            if url.scheme not in ("http", "https") or not url.host:
+                raise httpx.InvalidURL("it does not begin with http://HOST")
+        except httpx.InvalidURL as error:
+            raise NotThisService(f"'{base_url}' is not an address: {error}. Use http://HOST:PORT.") from error
+        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def request(self, method: str, path: str, *, body: BaseModel | None = None, **options: Any) -> httpx.Response:
+        """Send, retry what may be retried, and return a response with a status below 400.
+
+        Raises:
+            ServiceUnreachable: no answer until patience ran out.
+            ServiceRefused: the service answered with an error body.
+            NotThisService: the answer is not this service's.
+        """
+        if body is not None:
+            options["content"] = body.model_dump_json()
+            options["headers"] = {"Content-Type": "application/json"} | options.get("headers", {})
+        for attempt in stamina.retry_context(
+            on=ServiceUnreachable, attempts=None, timeout=self.patience_s, wait_initial=0.1, wait_max=5.0
+        ):
+            with attempt:
+                return self._send(method, path, **options)
+        raise AssertionError("the retry loop returns or raises")
+
+    def ask(
+        self, method: str, path: str, answer: type[Answer], *, body: BaseModel | None = None, **options: Any
+    ) -> Answer:
+        """`request`, with the JSON of the response as an `answer`."""
+        response = self.request(method, path, body=body, **options)
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError as error:
+            raise NotThisService(
+                f"{self.base_url}{path} answered something that is not a {answer.__name__}:"
+                " are client and service of the same version?"
+            ) from error
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except httpx.TransportError as error:
+            raise ServiceUnreachable(
+                f"The service at {self.base_url} does not answer ({error or type(error).__name__})."
+                " Is `padnas-service serve` running there?"
+            ) from error
+        if response.status_code >= 500:  # the service's own fault, which may pass
+            raise ServiceUnreachable(f"The service at {self.base_url} cannot answer (status {response.status_code}).")
+        if response.status_code >= 400:
+            try:
+                body = ErrorBody.model_validate_json(response.content)
+            except ValidationError as error:
+                raise NotThisService(
+                    f"{self.base_url}{path} answered with status {response.status_code} and no explanation."
+                    " Is this the address of a latency service?"
+                ) from error
+            raise ServiceRefused(body.error, body.detail, status=response.status_code)
+        return response

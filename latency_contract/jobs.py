@@ -1,0 +1,81 @@
+"""Jobs and leases: the conversation between an agent and the service.
+
+A job measures one subject on one device model under one protocol; a lease hands a batch of jobs to one unit
+(docs/decisions/0002). What the agent answers is a measurement or the subject's failure; what it does not answer
+it releases, or the lease's deadline does.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field
+
+from latency_contract.canonical import Contract
+from latency_contract.measurements import Measurement, Sha256
+from latency_contract.operators import Subject
+from latency_contract.protocols import Protocol
+
+MAX_LEASED_JOBS = 64
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"  # waits for its model or for a device
+    LEASED = "leased"  # a device has it until the lease's deadline
+    DONE = "done"  # its measurement is stored
+    FAILED = "failed"  # the subject cannot be converted or measured; the last error is kept
+    CANCELLED = "cancelled"  # nobody wants it any more
+
+
+class LeaseRequest(Contract):
+    serial: str
+    max_jobs: Annotated[int, Field(ge=1, le=MAX_LEASED_JOBS)] = 16
+
+
+class LeasedJob(Contract):
+    job_id: int
+    subject: Subject
+    model_sha256: Sha256  # fetch it at /v1/models/{sha256}
+    attempt: int  # 1 the first time
+
+
+class Lease(Contract):
+    """A batch of jobs, owned until `expires_at` by whoever knows the token."""
+
+    token: Annotated[str, Field(min_length=32, max_length=64)]
+    lease_s: float  # a renewal gives this much time again
+    expires_at: AwareDatetime
+    protocol: Protocol
+    reference_sha256: Sha256  # model of the protocol's reference operator
+    jobs: Annotated[tuple[LeasedJob, ...], Field(min_length=1)]
+
+
+class Measured(Contract):
+    outcome: Literal["measured"] = "measured"
+    job_id: int
+    measurement: Measurement
+
+
+class Failed(Contract):
+    """The subject's own fault: its model does not load, or ends the runner."""
+
+    outcome: Literal["failed"] = "failed"
+    job_id: int
+    error: Annotated[str, Field(min_length=1, max_length=4000)]  # a sentence, with the output that led to it
+
+
+class LeaseReport(Contract):
+    outcomes: Annotated[
+        tuple[Annotated[Measured | Failed, Field(discriminator="outcome")], ...],
+        Field(min_length=1, max_length=MAX_LEASED_JOBS),
+    ]
+
+
+class LeaseRelease(Contract):
+    """Give back what is left of a lease; with a `device_fault`, the device rests before its next one."""
+
+    device_fault: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+
+
+class LeaseState(Contract):
+    expires_at: AwareDatetime
+    remaining: int  # jobs of the lease without an outcome

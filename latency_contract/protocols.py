@@ -1,0 +1,69 @@
+"""Protocol: everything that changes a latency besides the subject and the device model.
+
+Two numbers are comparable only under one protocol; its hash therefore names the table that a number belongs to.
+"""
+
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated
+
+from pydantic import Field
+
+from latency_contract.canonical import Contract, content_hash
+from latency_contract.operators import IBConv
+
+# One mid-sized operator, about as costly as a typical layer of a mobile network, measured around every block of
+# runs. Its readings tell a slow device from a slow operator.
+REFERENCE_OPERATOR = IBConv(
+    height=14, width=14, in_channels=80, out_channels=80, kernel=3, stride=1, expansion=3, residual=True
+)
+
+
+class Delegate(StrEnum):
+    XNNPACK = "xnnpack"  # optimised CPU kernels, the default of LiteRT
+    NONE = "none"  # the runtime's built-in kernels
+    GPU = "gpu"  # the phone's GPU
+
+
+class Precision(StrEnum):
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"  # full integer quantisation
+
+
+class Cores(StrEnum):
+    ONE_LARGE = "one_large"  # pinned to one core of the fastest cluster, as the paper measures
+    UNPINNED = "unpinned"  # wherever the scheduler puts it; for systems that cannot pin
+
+
+class StoppingRule(Contract):
+    """When a subject has been measured enough.
+
+    A subject is finished when the half-width of its interval is within `target` of the estimate, but not before
+    `min_rounds`; at `max_rounds` it is finished with verdict `unsteady`.
+    """
+
+    target: Annotated[float, Field(gt=0, lt=1)] = 0.02  # half-width relative to the estimate
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    min_rounds: Annotated[int, Field(ge=4, le=1000)] = 6
+    max_rounds: Annotated[int, Field(ge=4, le=1000)] = 24
+
+
+class Protocol(Contract):
+    runtime: Annotated[str, Field(min_length=1, max_length=40, examples=["litert"])]
+    runtime_version: Annotated[str, Field(min_length=1, max_length=40, examples=["2.3.0"])]
+    delegate: Delegate = Delegate.XNNPACK
+    precision: Precision = Precision.FLOAT32
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    cores: Cores = Cores.ONE_LARGE
+    reference: IBConv = REFERENCE_OPERATOR
+    warmup_ms: Annotated[float, Field(ge=0, le=10_000)] = 2.0  # untimed runs that open every block, one at least
+    block_ms: Annotated[float, Field(gt=0, le=60_000)] = 25.0  # timed runs of one block
+    reference_block_ms: Annotated[float, Field(gt=0, le=60_000)] = 3.0  # timed runs of one block of the reference
+    min_runs: Annotated[int, Field(ge=3, le=1000)] = 5  # timed runs of one block, however slow the subject
+    stopping: StoppingRule = StoppingRule()
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of the canonical JSON."""
+        return content_hash(self)

@@ -1,0 +1,1 @@
+"""The latency service: converts operators to TFLite, queues profiling jobs, keeps lookup tables, serves REST."""

@@ -1,0 +1,71 @@
+"""The application: routes, and the one place where refusals become HTTP."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from latency_contract.errors import ErrorBody, validation_sentence
+from latency_service.converter import Converter
+from latency_service.database import Database
+from latency_service.errors import ServiceFault
+from latency_service.routes import devices, health, latencies, leases, tables
+from latency_service.routes.dependencies import Parts
+from latency_service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def create_app(database: Database, *, settings: Settings, clock: Callable[[], datetime] = utc_now) -> FastAPI:
+    converter = Converter(database, settings=settings, clock=clock)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        converter.start()
+        yield
+        converter.stop()
+        database.dispose()
+
+    app = FastAPI(
+        title="PAD-NAS latency service",
+        summary="Latencies of mobile operators and networks, measured on real devices.",
+        version="1",
+        lifespan=lifespan,
+    )
+    app.state.parts = Parts(database, settings, converter, clock)
+    for routes in (latencies, devices, tables, leases, health):
+        app.include_router(routes.router)
+
+    @app.exception_handler(ServiceFault)
+    def refuse(_: Request, fault: ServiceFault) -> JSONResponse:
+        return _error(fault.status, type(fault).__name__, str(fault))
+
+    @app.exception_handler(RequestValidationError)
+    def refuse_malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        return _error(422, "MalformedRequest", validation_sentence(list(error.errors())))
+
+    @app.exception_handler(HTTPException)
+    def refuse_http(request: Request, error: HTTPException) -> JSONResponse:
+        detail = f"{request.method} {request.url.path}: {error.detail}. The endpoints are listed at /docs."
+        return _error(error.status_code, "HttpError", detail)
+
+    @app.exception_handler(OperationalError)
+    def database_away(_: Request, error: OperationalError) -> JSONResponse:
+        log.error("the database does not answer: %s", error)
+        return _error(503, "DatabaseUnavailable", "The database does not answer at present; try again in a moment.")
+
+    return app
+
+
+def _error(status: int, name: str, detail: str) -> JSONResponse:
+    return JSONResponse(ErrorBody(error=name, detail=detail).model_dump(), status_code=status)

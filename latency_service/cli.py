@@ -1,0 +1,135 @@
+"""`padnas-service`: serve, migrate."""
+
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Annotated, NoReturn
+
+import typer
+import uvicorn
+from sqlalchemy.exc import OperationalError
+
+from latency_service.app import create_app
+from latency_service.database import Database
+from latency_service.errors import SchemaMismatch
+from latency_service.settings import Settings
+
+app = typer.Typer(
+    help="The latency service: converts operators to TFLite, queues profiling jobs, keeps lookup tables.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+AGENT_STOP_S = 20.0  # time for the local agent to give its lease back
+
+DatabaseUrl = Annotated[
+    str, typer.Option(envvar="PADNAS_DATABASE_URL", help="SQLAlchemy URL, for example sqlite:///padnas.db")
+]
+
+
+@app.callback()
+def main() -> None:
+    """Give `--help` to a command to see an example of it."""
+
+
+@app.command(epilog="Example: padnas-service serve --with-local-agent")
+def serve(
+    database_url: DatabaseUrl = Settings.database_url,
+    host: Annotated[str, typer.Option(help="address to listen on")] = Settings.host,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 for any free one")] = Settings.port,
+    with_local_agent: Annotated[
+        bool, typer.Option("--with-local-agent", help="also run an agent that measures on this machine")
+    ] = False,
+) -> None:
+    """Serve REST until stopped. An empty database gets its schema; an older one is refused."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    if not _is_loopback(host):
+        _refuse(f"Without tokens the service listens on this machine alone, not on {host}. Use --host 127.0.0.1.")
+    settings = Settings(database_url=database_url, host=host, port=port)
+    database = _open(database_url)
+    try:
+        if database.is_empty():
+            database.migrate()
+        database.check_schema()
+    except SchemaMismatch as error:
+        _refuse(str(error), status=1)
+    except OperationalError as error:
+        _refuse(f"The database {database_url} cannot be opened: {error.orig}.", status=1)
+    # After its own shutdown uvicorn raises the signal again; this lets the local agent be stopped before we end.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
+    with _listen(host, port) as listener:
+        url = f"http://{host}:{listener.getsockname()[1]}"
+        typer.echo(f"latency service on {url}, database {database_url}")
+        config = uvicorn.Config(create_app(database, settings=settings), log_level="warning")
+        with _local_agent(url) if with_local_agent else contextlib.nullcontext():
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+@app.command(epilog="Example: padnas-service migrate --database-url sqlite:///padnas.db")
+def migrate(database_url: DatabaseUrl = Settings.database_url) -> None:
+    """Bring a database's schema up to this program's."""
+    database = _open(database_url)
+    try:
+        database.migrate()
+    except OperationalError as error:
+        _refuse(f"The database {database_url} cannot be opened: {error.orig}.", status=1)
+    typer.echo(f"{database_url} has the current schema")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _open(database_url: str) -> Database:
+    try:
+        return Database(database_url)
+    except ValueError as error:
+        _refuse(str(error))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        _refuse(f"Port {port} on {host} cannot be used: {error.strerror}. Choose another with --port.", status=1)
+    return listener
+
+
+@contextlib.contextmanager
+def _local_agent(url: str) -> Iterator[None]:
+    """`padnas-agent run --device local` beside the service; it is told to stop when the service stops."""
+    command = [sys.executable, "-m", "device_agents", "run", "--service", url, "--device", "local"]
+    agent = subprocess.Popen(command, start_new_session=True)  # its own session: Ctrl-C reaches it through us alone
+    try:
+        yield
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        try:
+            agent.wait(AGENT_STOP_S)
+        except subprocess.TimeoutExpired:
+            agent.kill()
+            agent.wait()
+
+
+def _refuse(sentence: str, *, status: int = 2) -> NoReturn:
+    typer.echo(sentence, err=True)
+    raise typer.Exit(status)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,114 @@
+"""Which subjects wait for their TFLite model, and what became of them. The work itself is in converter.py."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from latency_service import queue
+from latency_service.errors import UnknownModel
+from latency_service.models import ModelFileRow, ModelRow, ModelState, SubjectRow
+from latency_service.subjects import insert_if_absent
+
+
+class Conversion(NamedTuple):
+    """A subject that a converter has claimed."""
+
+    subject_id: str
+    precision: str
+    document: str  # canonical JSON of the subject
+    attempt: int
+
+
+def request(session: Session, subject_ids: Sequence[str], *, precision: str, now: datetime) -> None:
+    """Have these subjects converted, if they are not already; one that failed is tried anew."""
+    if not subject_ids:
+        return
+    fresh = {"precision": precision, "state": ModelState.PENDING, "requested_at": now, "attempts": 0}
+    session.execute(
+        insert_if_absent(session, ModelRow)
+        .values([{"subject_id": subject_id, **fresh} for subject_id in subject_ids])
+        .on_conflict_do_nothing()
+    )
+    session.execute(
+        update(ModelRow)
+        .where(
+            ModelRow.subject_id.in_(subject_ids), ModelRow.precision == precision, ModelRow.state == ModelState.FAILED
+        )
+        .values(state=ModelState.PENDING, attempts=0, error=None)
+    )
+
+
+def claim(session: Session, *, timeout_s: float, now: datetime) -> Conversion | None:
+    """Give the oldest pending subject to a converter, or one whose converter did not come back in time."""
+    eligible = (
+        select(ModelRow.subject_id, ModelRow.precision)
+        .where(
+            or_(
+                ModelRow.state == ModelState.PENDING,
+                and_(ModelRow.state == ModelState.CONVERTING, ModelRow.claimed_until < now),
+            )
+        )
+        .order_by(ModelRow.requested_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).cte("eligible")
+    claimed = session.execute(
+        update(ModelRow)
+        .where(ModelRow.subject_id == eligible.c.subject_id, ModelRow.precision == eligible.c.precision)
+        .values(
+            state=ModelState.CONVERTING,
+            claimed_until=now + timedelta(seconds=timeout_s),
+            attempts=ModelRow.attempts + 1,
+        )
+        .returning(ModelRow.subject_id, ModelRow.precision, ModelRow.attempts)
+        .execution_options(synchronize_session=False)
+    ).first()
+    if claimed is None:
+        return None
+    document = session.get_one(SubjectRow, claimed.subject_id).document
+    return Conversion(claimed.subject_id, claimed.precision, document, claimed.attempts)
+
+
+def store(session: Session, conversion: Conversion, *, content: bytes, conversion_s: float) -> None:
+    sha256 = hashlib.sha256(content).hexdigest()
+    session.execute(
+        insert_if_absent(session, ModelFileRow).values(sha256=sha256, content=content).on_conflict_do_nothing()
+    )
+    row = session.get_one(ModelRow, (conversion.subject_id, conversion.precision))
+    row.state, row.sha256, row.conversion_s, row.error = ModelState.READY, sha256, conversion_s, None
+
+
+def fail(session: Session, conversion: Conversion, *, error: str) -> None:
+    """Give the subject up, and with it every job that waits for its model."""
+    row = session.get_one(ModelRow, (conversion.subject_id, conversion.precision))
+    row.state, row.error = ModelState.FAILED, error
+    queue.fail_unconvertible(session, conversion.subject_id, precision=conversion.precision, error=error)
+
+
+def postpone(session: Session, conversion: Conversion) -> None:
+    """The converter's fault, not the subject's: another attempt."""
+    row = session.get_one(ModelRow, (conversion.subject_id, conversion.precision))
+    row.state = ModelState.PENDING
+
+
+def model_sha256(session: Session, subject_id: str, *, precision: str) -> str | None:
+    """Hash of the subject's TFLite file; None while there is none."""
+    row = session.get(ModelRow, (subject_id, precision))
+    return None if row is None or row.state != ModelState.READY else row.sha256
+
+
+def content(session: Session, sha256: str) -> bytes:
+    """Bytes of a TFLite file. Raises UnknownModel."""
+    row = session.get(ModelFileRow, sha256)
+    if row is None:
+        raise UnknownModel(f"There is no model with SHA-256 {sha256}; a lease names those that exist.")
+    return row.content
+
+
+def pending(session: Session) -> int:
+    states = (ModelState.PENDING, ModelState.CONVERTING)
+    return session.scalar(select(func.count()).select_from(ModelRow).where(ModelRow.state.in_(states))) or 0

@@ -1,0 +1,149 @@
+"""The converter: a thread that claims subjects, and the process with TensorFlow that it sends them to.
+
+TensorFlow lives in a child process, so that no request waits for its import and its death is not the service's.
+What is to be converted, and what came of it, is in the database; several services may share one.
+"""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
+
+from sqlalchemy.exc import OperationalError
+
+from latency_service import conversion_queue
+from latency_service.conversion_queue import Conversion
+from latency_service.database import Database
+from latency_service.errors import ConversionFailed
+from latency_service.settings import Settings
+
+POLL_S = 0.5  # how long a subject that another service queued may go unnoticed
+log = logging.getLogger(__name__)
+
+
+class Converter:
+    """Start it, wake it when something is queued, stop it."""
+
+    def __init__(self, database: Database, *, settings: Settings, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._work = threading.Event()
+        self._stopping = threading.Event()
+        self._warm = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="converter", daemon=True)
+        self._pool = _new_pool()
+
+    @property
+    def warm(self) -> bool:
+        """TensorFlow has been imported."""
+        return self._warm.is_set()
+
+    def start(self) -> None:
+        self._pool.submit(_warm_up).add_done_callback(lambda _: self._warm.set())
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._work.set()
+
+    def stop(self) -> None:
+        """End the thread and the process; a conversion under way is abandoned and will be claimed again."""
+        self._stopping.set()
+        self._work.set()
+        _kill(self._pool)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                worked = self._convert_one()
+            except OperationalError:  # the database is away or locked: its fault is retried
+                log.exception("the converter cannot reach the database; trying again")
+                worked = False
+            if not worked:
+                self._work.wait(POLL_S)
+                self._work.clear()
+
+    def _convert_one(self) -> bool:
+        timeout_s = self._settings.conversion_timeout_s
+        with self._database.writing() as session:
+            conversion = conversion_queue.claim(session, timeout_s=timeout_s, now=self._clock())
+        if conversion is None:
+            return False
+        started = time.perf_counter()
+        try:
+            content = self._pool.submit(_convert, conversion.document, conversion.precision).result(timeout_s)
+        except ConversionFailed as error:
+            self._give_up(conversion, error=str(error))
+        except (RuntimeError, TimeoutError) as error:  # a broken pool, or one that `stop` has just shut down
+            if self._stopping.is_set():
+                with self._database.writing() as session:
+                    conversion_queue.postpone(session, conversion)
+                return False
+            self._after_crash(conversion, error)
+        else:
+            conversion_s = time.perf_counter() - started
+            with self._database.writing() as session:
+                conversion_queue.store(session, conversion, content=content, conversion_s=conversion_s)
+        return True
+
+    def _give_up(self, conversion: Conversion, *, error: str) -> None:
+        log.warning("conversion of %s failed: %s", conversion.subject_id, error)
+        with self._database.writing() as session:
+            conversion_queue.fail(session, conversion, error=error)
+
+    def _after_crash(self, conversion: Conversion, error: Exception) -> None:
+        """Start a new process. A subject that took several down is given up."""
+        _kill(self._pool)
+        self._pool = _new_pool()
+        reason = "did not finish in time" if isinstance(error, TimeoutError) else "died"
+        log.warning("the converter %s on %s (attempt %d)", reason, conversion.subject_id, conversion.attempt)
+        if conversion.attempt >= self._settings.max_conversion_attempts:
+            self._give_up(conversion, error=f"the converter {reason} on this model {conversion.attempt} times")
+        else:
+            with self._database.writing() as session:
+                conversion_queue.postpone(session, conversion)
+
+
+def _new_pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_live_with_parent)
+
+
+def _live_with_parent() -> None:
+    """In the child: leave Ctrl-C to the service, and end when the service ends, even by kill -9."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    service = multiprocessing.parent_process()
+    assert service is not None
+
+    def end_with_it() -> None:
+        service.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_it, daemon=True).start()
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    """Shut a pool down without waiting for what it is doing."""
+    processes = list((pool._processes or {}).values())  # the standard library offers kill_workers() from 3.14 on
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    for process in processes:
+        process.join()
+
+
+def _warm_up() -> None:
+    import latency_service.tflite_converter  # noqa: F401
+
+
+def _convert(document: str, precision: str) -> bytes:
+    from latency_service.tflite_converter import convert_document
+
+    return convert_document(document, precision)

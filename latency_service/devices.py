@@ -1,0 +1,98 @@
+"""Devices: who reported them, which are at work, and the circuit breaker that lets a faulty one rest."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from latency_contract.canonical import canonical_json
+from latency_contract.devices import Device, DeviceReport
+from latency_service import conversion_queue
+from latency_service.errors import UnknownDevice
+from latency_service.models import DeviceRow, ProtocolRow
+from latency_service.settings import Settings
+from latency_service.subjects import protocol_row, store_protocol
+
+
+def report(session: Session, description: DeviceReport, *, now: datetime) -> DeviceRow:
+    """An agent says which unit it drives, and what that unit measures under."""
+    protocol = store_protocol(session, description.protocol)
+    conversion_queue.request(session, [protocol.reference_id], precision=protocol.precision, now=now)
+    row = session.get(DeviceRow, description.serial)
+    if row is None:
+        row = DeviceRow(serial=description.serial, faults=0)
+        session.add(row)
+    row.model = description.model
+    row.protocol_id = protocol.id
+    row.document = canonical_json(description)
+    row.last_seen_at = now
+    return row
+
+
+def known(session: Session, serial: str) -> DeviceRow:
+    """Raises UnknownDevice for a unit that never reported."""
+    row = session.get(DeviceRow, serial)
+    if row is None:
+        raise UnknownDevice(f"No unit with serial '{serial}' has reported. Send PUT /v1/devices/{serial} first.")
+    return row
+
+
+def resolve(session: Session, name: str, *, protocol_id: str | None) -> tuple[str, ProtocolRow]:
+    """Device model and protocol that a person means by a model's or a unit's name.
+
+    The protocol is the one asked for, else the one of the unit that was seen last.
+
+    Raises:
+        UnknownDevice: no unit of that name has ever reported.
+        UnknownProtocol: no unit has ever measured under that protocol.
+    """
+    rows = session.scalars(select(DeviceRow).order_by(DeviceRow.last_seen_at.desc())).all()
+    matches = [row for row in rows if name in (row.model, row.serial)]
+    matches = matches or [row for row in rows if name.casefold() == row.model.casefold()]
+    if not matches:
+        models = sorted({row.model for row in rows})
+        raise UnknownDevice(
+            f"There is no device '{name}'. "
+            + (
+                f"Known device models: {', '.join(models)}."
+                if models
+                else "No agent has reported one; start `padnas-agent run`."
+            )
+        )
+    return matches[0].model, protocol_row(session, protocol_id or matches[0].protocol_id)
+
+
+def at_work(session: Session, *, device_model: str, protocol_id: str, settings: Settings, now: datetime) -> bool:
+    """Whether any unit measures this model under this protocol at present."""
+    seen = select(DeviceRow.serial).where(
+        DeviceRow.model == device_model,
+        DeviceRow.protocol_id == protocol_id,
+        DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s),
+    )
+    return session.scalar(seen.limit(1)) is not None
+
+
+def open_breaker(row: DeviceRow, *, fault: str, settings: Settings, now: datetime) -> None:
+    """After the n-th fault in a row a device rests for `fault_backoff_s` * 2^(n-1), at most `fault_backoff_max_s`."""
+    row.faults += 1
+    row.last_fault = fault
+    rest_s = min(settings.fault_backoff_s * 2.0 ** min(row.faults - 1, 30), settings.fault_backoff_max_s)
+    row.blocked_until = now + timedelta(seconds=rest_s)
+
+
+def close_breaker(row: DeviceRow) -> None:
+    """A device that delivers is well again; its last fault stays on record."""
+    row.faults = 0
+    row.blocked_until = None
+
+
+def shown(row: DeviceRow, *, settings: Settings, now: datetime) -> Device:
+    description = DeviceReport.model_validate_json(row.document)
+    return Device(
+        **dict(description),
+        alive=row.last_seen_at >= now - timedelta(seconds=settings.alive_s),
+        last_seen_at=row.last_seen_at,
+        faults=row.faults,
+        last_fault=row.last_fault,
+        blocked_until=row.blocked_until,
+    )

@@ -1,0 +1,61 @@
+"""Refusals of the service. Each carries its HTTP status; one handler in app.py puts them on the wire.
+
+ServiceFault
+├── UnknownDevice      404
+├── UnknownProtocol    404
+├── UnknownOperator    404   a text key that names no acceptable operator
+├── UnknownModel       404
+├── UnknownTable       404
+├── UnknownMeasurement 404
+├── StaleLease         409   the token is not, or no longer, the owner of these jobs
+├── WrongMeasurement   409   a result that does not belong to the job it is reported for
+└── SchemaMismatch     503   the database has another schema than this program
+"""
+
+from typing import ClassVar
+
+
+class ServiceFault(Exception):
+    """The text is a sentence for people that says what to do next."""
+
+    status: ClassVar[int]
+
+
+class UnknownDevice(ServiceFault):
+    status = 404
+
+
+class UnknownProtocol(ServiceFault):
+    status = 404
+
+
+class UnknownOperator(ServiceFault):
+    status = 404
+
+
+class UnknownModel(ServiceFault):
+    status = 404
+
+
+class UnknownTable(ServiceFault):
+    status = 404
+
+
+class UnknownMeasurement(ServiceFault):
+    status = 404
+
+
+class StaleLease(ServiceFault):
+    status = 409
+
+
+class WrongMeasurement(ServiceFault):
+    status = 409
+
+
+class SchemaMismatch(ServiceFault):
+    status = 503
+
+
+class ConversionFailed(Exception):
+    """A subject that TensorFlow cannot convert. Kept with the subject; it fails the jobs that wait for it."""

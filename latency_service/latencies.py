@@ -1,0 +1,198 @@
+"""Answering "how long does this operator take there?", and taking in what devices measured."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from latency_contract.jobs import Failed, JobState, Lease, LeasedJob, LeaseReport
+from latency_contract.measurements import Measurement, Verdict
+from latency_contract.operators import Conv, Head, IBConv, Network
+from latency_contract.tables import Latency, LatencyEntry, LatencyQuery, LatencyStatus
+from latency_service import conversion_queue, devices, queue
+from latency_service.errors import UnknownMeasurement, WrongMeasurement
+from latency_service.models import DeviceRow, JobRow, MeasurementRow, ProtocolRow
+from latency_service.settings import Settings
+from latency_service.subjects import load_protocol, load_subject, protocol_row, store_subjects
+
+
+def look_up(
+    session: Session,
+    subjects: Sequence[IBConv | Conv | Head | Network],
+    *,
+    device_model: str,
+    protocol: ProtocolRow,
+) -> list[LatencyEntry]:
+    """What is known of each subject, in the order asked. The newest measurement counts."""
+    ids = list({subject.id for subject in subjects})
+    table = (
+        MeasurementRow.device_model == device_model,
+        MeasurementRow.protocol_id == protocol.id,
+        MeasurementRow.subject_id.in_(ids),
+    )
+    newest = select(func.max(MeasurementRow.id)).where(*table).group_by(MeasurementRow.subject_id)
+    measured = session.scalars(select(MeasurementRow).where(MeasurementRow.id.in_(newest)))
+    latencies = {row.subject_id: latency_of(row) for row in measured}
+    last_job = (
+        select(func.max(JobRow.id))
+        .where(JobRow.device_model == device_model, JobRow.protocol_id == protocol.id, JobRow.subject_id.in_(ids))
+        .group_by(JobRow.subject_id)
+    )
+    jobs = {row.subject_id: row for row in session.scalars(select(JobRow).where(JobRow.id.in_(last_job)))}
+    return [_entry(subject, latencies.get(subject.id), jobs.get(subject.id)) for subject in subjects]
+
+
+def queue_missing(
+    session: Session,
+    query: LatencyQuery,
+    entries: Sequence[LatencyEntry],
+    *,
+    device_model: str,
+    protocol: ProtocolRow,
+    now: datetime,
+) -> list[LatencyEntry]:
+    """Queue what has no measurement; returns the entries as they are afterwards.
+
+    A subject that failed is tried again too: whoever asks for it to be queued has read that it failed.
+    """
+    wanted = {e.subject_id for e in entries if e.status != LatencyStatus.MEASURED}
+    subjects = [subject for subject in query.subjects if subject.id in wanted]
+    if not subjects:
+        return list(entries)
+    store_subjects(session, subjects)
+    conversion_queue.request(session, sorted(wanted), precision=protocol.precision, now=now)
+    in_order = list(dict.fromkeys(subject.id for subject in subjects))
+    queue.request(
+        session,
+        in_order,
+        device_model=device_model,
+        protocol=protocol,
+        client=query.client,
+        purpose=query.purpose,
+        now=now,
+    )
+    return look_up(session, query.subjects, device_model=device_model, protocol=protocol)
+
+
+def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Settings, now: datetime) -> Lease | None:
+    """A batch of jobs for a device; None where there is nothing to do, or the device has to rest."""
+    device.last_seen_at = now
+    if device.blocked_until is not None and device.blocked_until > now:
+        return None
+    protocol = protocol_row(session, device.protocol_id)
+    reference = conversion_queue.model_sha256(session, protocol.reference_id, precision=protocol.precision)
+    if reference is None:
+        return None  # still being converted
+    claim = queue.claim(
+        session, device, max_jobs=max_jobs, lease_s=settings.lease_s, max_attempts=settings.max_attempts, now=now
+    )
+    if claim is None:
+        return None
+    jobs = []
+    for claimed in claim.jobs:
+        sha256 = conversion_queue.model_sha256(session, claimed.subject_id, precision=protocol.precision)
+        assert sha256 is not None, "only jobs with a model are claimed"
+        subject = load_subject(session, claimed.subject_id)
+        jobs.append(LeasedJob(job_id=claimed.job_id, subject=subject, model_sha256=sha256, attempt=claimed.attempt))
+    return Lease(
+        token=claim.token,
+        lease_s=settings.lease_s,
+        expires_at=claim.expires_at,
+        protocol=load_protocol(protocol),
+        reference_sha256=reference,
+        jobs=tuple(jobs),
+    )
+
+
+def accept(session: Session, token: str, report: LeaseReport, *, now: datetime) -> int:
+    """Store what a device measured; all of it or, where one outcome is refused, nothing. Returns the jobs left.
+
+    A report that arrives twice is accepted twice and stored once.
+
+    Raises:
+        StaleLease: a job does not belong to this lease any more.
+        WrongMeasurement: a measurement of another subject, model, device, or with another confidence.
+    """
+    for outcome in report.outcomes:
+        job = queue.owned_job(session, token, outcome.job_id)
+        if job is None:
+            continue
+        if isinstance(outcome, Failed):
+            queue.fail(job, error=outcome.error)
+            continue
+        _check_belongs(session, job, outcome.measurement)
+        session.add(_measurement_row(job, outcome.measurement))
+        queue.complete(job)
+        device = devices.known(session, outcome.measurement.provenance.device_serial)
+        device.last_seen_at = now
+        devices.close_breaker(device)
+    session.flush()
+    return queue.remaining(session, token)
+
+
+def measurement(session: Session, measurement_id: int) -> Measurement:
+    """The whole measurement, with every sample. Raises UnknownMeasurement."""
+    row = session.get(MeasurementRow, measurement_id)
+    if row is None:
+        raise UnknownMeasurement(f"There is no measurement {measurement_id}; latencies name those that exist.")
+    return Measurement.model_validate_json(row.document)
+
+
+def latency_of(row: MeasurementRow) -> Latency:
+    return Latency(
+        measurement_id=row.id,
+        latency_ms=row.latency_ms,
+        low_ms=row.low_ms,
+        high_ms=row.high_ms,
+        confidence=row.confidence,
+        verdict=Verdict(row.verdict),
+        rounds=row.rounds,
+        device_serial=row.device_serial,
+        measured_at=row.measured_at,
+    )
+
+
+def _entry(subject: IBConv | Conv | Head | Network, latency: Latency | None, job: JobRow | None) -> LatencyEntry:
+    """A latency that was once measured stands, whatever became of later jobs."""
+    status, error = LatencyStatus.MISSING, None
+    if latency is not None:
+        status = LatencyStatus.MEASURED
+    elif job is not None and job.state == JobState.FAILED:
+        status, error = LatencyStatus.FAILED, job.error
+    elif job is not None and job.state == JobState.QUEUED:
+        status = LatencyStatus.QUEUED
+    elif job is not None and job.state == JobState.LEASED:
+        status = LatencyStatus.LEASED
+    return LatencyEntry(subject_id=subject.id, key=subject.key, status=status, latency=latency, error=error)
+
+
+def _check_belongs(session: Session, job: JobRow, measured: Measurement) -> None:
+    protocol = load_protocol(protocol_row(session, job.protocol_id))
+    sha256 = conversion_queue.model_sha256(session, job.subject_id, precision=job.precision)
+    for what, expected, found in (
+        ("subject", job.subject_id, measured.subject_id),
+        ("device", job.leased_by, measured.provenance.device_serial),
+        ("model file", sha256, measured.provenance.model_sha256),
+        ("confidence", protocol.stopping.confidence, measured.confidence),
+    ):
+        if expected != found:
+            raise WrongMeasurement(f"The measurement for job {job.id} is of another {what}: {found}, not {expected}.")
+
+
+def _measurement_row(job: JobRow, measured: Measurement) -> MeasurementRow:
+    return MeasurementRow(
+        job_id=job.id,
+        subject_id=job.subject_id,
+        device_model=job.device_model,
+        protocol_id=job.protocol_id,
+        device_serial=measured.provenance.device_serial,
+        latency_ms=measured.latency_ms,
+        low_ms=measured.low_ms,
+        high_ms=measured.high_ms,
+        confidence=measured.confidence,
+        verdict=measured.verdict,
+        rounds=len(measured.rounds),
+        measured_at=measured.measured_at,
+        document=measured.model_dump_json(),
+    )

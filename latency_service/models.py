@@ -1,0 +1,200 @@
+"""The database's rows. Documents that travel are stored as the JSON they travel in; columns are what is searched."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from sqlalchemy import (
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+ACTIVE_STATES = "state IN ('queued', 'leased')"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime in UTC, also where the database (SQLite) forgets time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime}  # noqa: RUF012
+
+
+class SubjectRow(Base):
+    """An operator or network that somebody asked about."""
+
+    __tablename__ = "subjects"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    key: Mapped[str] = mapped_column(String(200), index=True)
+    document: Mapped[str] = mapped_column(Text)
+
+
+class ModelState(StrEnum):
+    PENDING = "pending"  # waits for a converter
+    CONVERTING = "converting"  # a converter has it until `claimed_until`
+    READY = "ready"  # its bytes are stored
+    FAILED = "failed"  # it cannot be converted; `error` says why
+
+
+class ModelRow(Base):
+    """The TFLite model of a subject in one precision."""
+
+    __tablename__ = "models"
+
+    subject_id: Mapped[str] = mapped_column(ForeignKey("subjects.id"), primary_key=True)
+    precision: Mapped[str] = mapped_column(String(20), primary_key=True)
+    state: Mapped[str] = mapped_column(String(20))
+    requested_at: Mapped[datetime]
+    claimed_until: Mapped[datetime | None]
+    attempts: Mapped[int] = mapped_column(default=0)
+    sha256: Mapped[str | None] = mapped_column(ForeignKey("model_files.sha256"))
+    conversion_s: Mapped[float | None]
+    error: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (Index(None, "state", "requested_at"),)
+
+
+class ModelFileRow(Base):
+    """The bytes of a TFLite file under their hash."""
+
+    __tablename__ = "model_files"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ProtocolRow(Base):
+    __tablename__ = "protocols"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    precision: Mapped[str] = mapped_column(String(20))
+    reference_id: Mapped[str] = mapped_column(ForeignKey("subjects.id"))
+    document: Mapped[str] = mapped_column(Text)
+
+
+class DeviceRow(Base):
+    """One unit. `blocked_until` is its circuit breaker."""
+
+    __tablename__ = "devices"
+
+    serial: Mapped[str] = mapped_column(String(100), primary_key=True)
+    model: Mapped[str] = mapped_column(String(100), index=True)
+    protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
+    document: Mapped[str] = mapped_column(Text)
+    last_seen_at: Mapped[datetime]
+    faults: Mapped[int] = mapped_column(default=0)
+    last_fault: Mapped[str | None] = mapped_column(Text)
+    blocked_until: Mapped[datetime | None]
+
+
+class JobRow(Base):
+    """One subject to be measured on one device model under one protocol. Written by queue.py alone."""
+
+    __tablename__ = "jobs"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    subject_id: Mapped[str] = mapped_column(ForeignKey("subjects.id"))
+    device_model: Mapped[str] = mapped_column(String(100))
+    protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
+    precision: Mapped[str] = mapped_column(String(20))  # the protocol's, to find the model
+    state: Mapped[str] = mapped_column(String(20))
+    priority: Mapped[int]  # smaller is sooner
+    created_at: Mapped[datetime]
+    attempts: Mapped[int] = mapped_column(default=0)  # leases so far
+    lease_token: Mapped[str | None] = mapped_column(String(64), index=True)
+    lease_expires_at: Mapped[datetime | None]
+    leased_by: Mapped[str | None] = mapped_column(String(100))
+    error: Mapped[str | None] = mapped_column(Text)
+
+    __table_args__ = (
+        # One subject is never queued twice for the same table.
+        Index(
+            "uq_jobs_active", "subject_id", "device_model", "protocol_id", unique=True,
+            sqlite_where=text(ACTIVE_STATES), postgresql_where=text(ACTIVE_STATES),
+        ),
+        Index("ix_jobs_claim", "device_model", "protocol_id", "state", "priority", "id"),
+    )  # fmt: skip
+
+
+class WantRow(Base):
+    """A client that wants a job's result. A queued job that nobody wants is cancelled."""
+
+    __tablename__ = "wants"
+
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    client: Mapped[str] = mapped_column(String(100), primary_key=True, index=True)
+
+
+class MeasurementRow(Base):
+    """An accepted result, kept for good. A job has at most one."""
+
+    __tablename__ = "measurements"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    subject_id: Mapped[str] = mapped_column(ForeignKey("subjects.id"))
+    device_model: Mapped[str] = mapped_column(String(100))
+    protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
+    device_serial: Mapped[str] = mapped_column(String(100))
+    latency_ms: Mapped[float]
+    low_ms: Mapped[float]
+    high_ms: Mapped[float]
+    confidence: Mapped[float]
+    verdict: Mapped[str] = mapped_column(String(20))
+    rounds: Mapped[int]
+    measured_at: Mapped[datetime]
+    document: Mapped[str] = mapped_column(Text)  # the whole Measurement, every sample included
+
+    __table_args__ = (Index(None, "device_model", "protocol_id", "subject_id", "id"),)
+
+
+class TableVersionRow(Base):
+    __tablename__ = "table_versions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    table_id: Mapped[str] = mapped_column(String(64))
+    version: Mapped[int]
+    device_model: Mapped[str] = mapped_column(String(100))
+    protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
+    published_at: Mapped[datetime]
+
+    __table_args__ = (UniqueConstraint("table_id", "version"),)
+
+
+class TableEntryRow(Base):
+    """A measurement that belongs to a published table version."""
+
+    __tablename__ = "table_entries"
+
+    version_id: Mapped[int] = mapped_column(ForeignKey("table_versions.id"), primary_key=True)
+    measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), primary_key=True)

@@ -1,0 +1,52 @@
+"""What endpoints are given: a session that commits once, the settings, the converter, the time.
+
+Sessions end before the response is sent (`scope="function"`), so that nobody is told of what is not yet stored.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from latency_contract.errors import ErrorBody
+from latency_service.converter import Converter
+from latency_service.database import Database
+from latency_service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one running service is made of."""
+
+    database: Database
+    settings: Settings
+    converter: Converter
+    clock: Callable[[], datetime]
+
+
+def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+def _reading(parts: Annotated[Parts, Depends(_parts)]) -> Iterator[Session]:
+    with parts.database.reading() as session:
+        yield session
+
+
+def _writing(parts: Annotated[Parts, Depends(_parts)]) -> Iterator[Session]:
+    with parts.database.writing() as session:
+        yield session
+
+
+Service = Annotated[Parts, Depends(_parts)]
+Reading = Annotated[Session, Depends(_reading, scope="function")]
+Writing = Annotated[Session, Depends(_writing, scope="function")]
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI: the statuses under which an endpoint answers with an error body."""
+    return {status: {"model": ErrorBody} for status in (*statuses, 422)}

@@ -1,0 +1,20 @@
+"""Is the process alive, and can it serve?"""
+
+from fastapi import APIRouter
+
+from latency_service.routes.dependencies import Service, refusals
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", responses=refusals())
+def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses=refusals(503))
+def readyz(service: Service) -> dict[str, str]:
+    """The database answers and has the right schema. Requests are served while the converter warms up."""
+    service.database.check_schema()
+    return {"database": "ok", "converter": "warm" if service.converter.warm else "warming up"}

@@ -1,0 +1,84 @@
+"""The agent's side: lease a batch, renew it, report what was measured, give the rest back."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Path, Response
+
+from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState
+from latency_service import conversion_queue, devices, latencies, queue
+from latency_service.routes.dependencies import Reading, Service, Writing, refusals
+
+router = APIRouter(prefix="/v1", tags=["agents"])
+
+Token = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", examples=["0123456789abcdef0123456789abcdef"])]
+
+REPORT_EXAMPLE = {
+    "outcomes": [
+        {"outcome": "failed", "job_id": 7, "error": "The runner was ended by signal 11 on this model, twice."},
+    ]
+}
+
+
+@router.post(
+    "/leases", responses=refusals(404) | {204: {"description": "no work; come back after `Retry-After` seconds"}}
+)
+def lease_jobs(
+    request: Annotated[LeaseRequest, Body(examples=[{"serial": "89AX0KCQ1", "max_jobs": 16}])],
+    session: Writing,
+    service: Service,
+) -> Lease:
+    """The most urgent jobs for a unit."""
+    device = devices.known(session, request.serial)
+    now = service.clock()
+    lease = latencies.lease(session, device, max_jobs=request.max_jobs, settings=service.settings, now=now)
+    if lease is None:
+        wait_s = service.settings.idle_poll_s
+        return Response(status_code=204, headers={"Retry-After": str(wait_s)})  # type: ignore[return-value]
+    return lease
+
+
+@router.post("/leases/{token}/renew", responses=refusals(409))
+def renew_lease(token: Token, session: Writing, service: Service) -> LeaseState:
+    """Move the deadline."""
+    now = service.clock()
+    renewal = queue.renew(session, token, lease_s=service.settings.lease_s, now=now)
+    devices.known(session, renewal.serial).last_seen_at = now
+    return LeaseState(expires_at=renewal.expires_at, remaining=renewal.remaining)
+
+
+@router.post("/leases/{token}/report", responses=refusals(404, 409))
+def report_outcomes(
+    token: Token,
+    report: Annotated[LeaseReport, Body(examples=[REPORT_EXAMPLE])],
+    session: Writing,
+    service: Service,
+) -> dict[str, int]:
+    """Measurements and failures of some or all jobs of a lease: all are stored, or none. Says how many are left."""
+    return {"remaining": latencies.accept(session, token, report, now=service.clock())}
+
+
+@router.post("/leases/{token}/release", status_code=204, responses=refusals(409))
+def release_lease(
+    token: Token,
+    release: Annotated[LeaseRelease, Body(examples=[{"device_fault": "the phone is at 51 °C"}])],
+    session: Writing,
+    service: Service,
+) -> None:
+    """Give the rest of a lease back; after a fault of the device, it rests for a while."""
+    fault, settings = release.device_fault, service.settings
+    serial = queue.release(session, token, device_fault=fault, max_attempts=settings.max_attempts)
+    if fault is not None:
+        devices.open_breaker(devices.known(session, serial), fault=fault, settings=settings, now=service.clock())
+
+
+@router.get(
+    "/models/{sha256}",
+    response_class=Response,
+    responses=refusals(404) | {200: {"content": {"application/octet-stream": {}}, "description": "a TFLite file"}},
+)
+def model_file(
+    sha256: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", examples=["0" * 64])], session: Reading
+) -> Response:
+    """The bytes of a TFLite model. They never change under their hash."""
+    headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+    return Response(conversion_queue.content(session, sha256), media_type="application/octet-stream", headers=headers)

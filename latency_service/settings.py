@@ -1,0 +1,18 @@
+"""Settings of the service, built once by the command line and passed down."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    database_url: str = "sqlite:///padnas.db"
+    host: str = "127.0.0.1"
+    port: int = 8000  # 0: any free port
+    lease_s: float = 60.0  # an agent renews at a third of it, so two renewals may be lost
+    max_attempts: int = 5  # leases of one job before it is given up
+    alive_s: float = 30.0  # an agent that was silent for longer is not at work
+    idle_poll_s: int = 1  # what an agent without work is told to wait
+    fault_backoff_s: float = 5.0  # rest of a device after its first fault, doubled with each further one
+    fault_backoff_max_s: float = 900.0
+    conversion_timeout_s: float = 300.0  # a conversion not finished by then is given to another converter
+    max_conversion_attempts: int = 3

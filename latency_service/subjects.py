@@ -1,0 +1,58 @@
+"""Subjects and protocols as rows: stored the first time anyone mentions them, read back as contract types."""
+
+from collections.abc import Iterable
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from latency_contract.canonical import canonical_json
+from latency_contract.operators import Conv, Head, IBConv, Network, subject_adapter
+from latency_contract.protocols import Protocol
+from latency_service.errors import UnknownProtocol
+from latency_service.models import Base, ProtocolRow, SubjectRow
+
+
+def store_subjects(session: Session, subjects: Iterable[IBConv | Conv | Head | Network]) -> None:
+    rows = {s.id: {"id": s.id, "kind": s.kind, "key": s.key, "document": canonical_json(s)} for s in subjects}
+    session.execute(insert_if_absent(session, SubjectRow).values(list(rows.values())).on_conflict_do_nothing())
+
+
+def load_subject(session: Session, subject_id: str) -> IBConv | Conv | Head | Network:
+    row = session.get_one(SubjectRow, subject_id)
+    return subject_adapter.validate_json(row.document)
+
+
+def store_protocol(session: Session, protocol: Protocol) -> ProtocolRow:
+    row = session.get(ProtocolRow, protocol.id)
+    if row is None:
+        store_subjects(session, [protocol.reference])
+        row = ProtocolRow(
+            id=protocol.id,
+            precision=protocol.precision,
+            reference_id=protocol.reference.id,
+            document=canonical_json(protocol),
+        )
+        session.add(row)
+        session.flush()
+    return row
+
+
+def protocol_row(session: Session, protocol_id: str) -> ProtocolRow:
+    """Raises UnknownProtocol where no device ever measured under it."""
+    row = session.get(ProtocolRow, protocol_id)
+    if row is None:
+        known = session.scalars(select(ProtocolRow.id)).all()
+        raise UnknownProtocol(f"No device measures under protocol {protocol_id}. Known: {', '.join(known) or 'none'}.")
+    return row
+
+
+def load_protocol(row: ProtocolRow) -> Protocol:
+    return Protocol.model_validate_json(row.document)
+
+
+def insert_if_absent(session: Session, table: type[Base]) -> sqlite.Insert | postgresql.Insert:
+    """The dialect's own INSERT, which knows ON CONFLICT DO NOTHING."""
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)

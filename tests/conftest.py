@@ -1,0 +1,126 @@
+"""What tests of several packages share: subjects, measurements, a migrated database, a live service."""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from latency_contract.connection import ServiceConnection
+from latency_contract.devices import DeviceKind, DeviceReport
+from latency_contract.measurements import Measurement, Provenance, Round
+from latency_contract.operators import IBConv
+from latency_contract.protocols import Protocol
+from latency_service.app import create_app
+from latency_service.database import Database
+from latency_service.settings import Settings
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """An SQLite database in the state that the migrations leave it in."""
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database.migrate()
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def operator() -> Callable[..., IBConv]:
+    """A small operator; keywords change it."""
+
+    def make(**changes: Any) -> IBConv:
+        fields = {"height": 8, "width": 8, "in_channels": 8, "out_channels": 8, "kernel": 3, "stride": 1}
+        return IBConv.model_validate(fields | {"expansion": 3, "residual": False} | changes)
+
+    return make
+
+
+@pytest.fixture
+def report() -> Callable[..., DeviceReport]:
+    """A phone's description; keywords change it."""
+
+    def make(**changes: Any) -> DeviceReport:
+        protocol = Protocol(runtime="litert", runtime_version="2.3.0")
+        fields = {"serial": "A1", "model": "Pixel 3", "kind": DeviceKind.ANDROID, "soc": "SDM845", "os_build": "12"}
+        return DeviceReport.model_validate(fields | {"protocol": protocol} | changes)
+
+    return make
+
+
+@pytest.fixture
+def measurement() -> Callable[..., Measurement]:
+    """A measurement made of one-sample rounds."""
+
+    def make(
+        subject_id: str,
+        medians_ms: Sequence[float] = (1.0, 1.001, 1.002, 1.003),
+        *,
+        model_sha256: str = "0" * 64,
+        serial: str = "A1",
+    ) -> Measurement:
+        rounds = tuple(
+            Round(started_at=START, samples_ms=(m,), reference_before_ms=1.0, reference_after_ms=1.0)
+            for m in medians_ms
+        )
+        provenance = Provenance(
+            device_serial=serial, os_build="12", soc="SDM845", model_sha256=model_sha256, runner="test",
+            runner_sha256="1" * 64, core_mask="80", governor=None, frequency_before_khz=None,
+            frequency_after_khz=None, temperature_before_c=None, temperature_after_c=None,
+            unreadable=("governor", "frequency_khz", "temperature_c"), started_at=START, finished_at=START,
+        )  # fmt: skip
+        stopping = Protocol(runtime="litert", runtime_version="2.3.0").stopping
+        return Measurement.from_rounds(rounds, subject_id=subject_id, stopping=stopping, provenance=provenance)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A live service on a free port of 127.0.0.1, with a real database and a real converter."""
+    database = Database(f"sqlite:///{tmp_path_factory.mktemp('service') / 'live.db'}")
+    database.migrate()
+    config = uvicorn.Config(create_app(database, settings=Settings(lease_s=3.0)), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the service did not start"
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def connection(service_url: str) -> Iterator[ServiceConnection]:
+    with ServiceConnection(service_url) as connection:
+        yield connection
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,219 @@
+"""The agent's loop against a live service; only the device at its far end is scripted."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from device_agents.errors import DeviceFault, SubjectFault
+from device_agents.loop import Agent
+from device_agents.rounds import Identity, Readings
+from latency_contract.connection import ServiceConnection, ServiceRefused
+from latency_contract.devices import Device, DeviceReport
+from latency_contract.operators import IBConv
+from latency_contract.tables import LatencyAnswer, LatencyEntry, LatencyQuery, LatencyStatus
+
+Make = Callable[..., IBConv]
+PATIENCE_S = 60.0
+SHORT_LEASE_S = 3.0  # as the live service is set up
+
+
+class Scripted:
+    """A device whose every block takes what `behave` says, given the bytes of the model."""
+
+    def __init__(self, report: DeviceReport, behave: Callable[[Path], float]) -> None:
+        self.report = report
+        self.identity = Identity(report.serial, "12", "SDM845", "scripted", "1" * 64, "80")
+        self.behave = behave
+        self.blocks = 0
+
+    def readings(self) -> Readings:
+        return Readings(None, None, None)
+
+    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int) -> list[float]:  # noqa: ARG002
+        self.blocks += 1
+        return [self.behave(model)] * 3
+
+
+class Overheard(ServiceConnection):
+    """The agent's connection, its leases written down, and a model damaged on the way when the test wants it."""
+
+    def __init__(self, url: str, bench: "Bench") -> None:
+        super().__init__(url)
+        self.bench = bench
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        response = super().request(method, path, **options)
+        if path == "/v1/leases" and response.status_code == 200:
+            self.bench.tokens.append(response.json()["token"])
+        if path.startswith("/v1/models/") and self.bench.damage_next_model:
+            self.bench.damage_next_model = False
+            return httpx.Response(200, content=response.content[:-1] + b"?")
+        return response
+
+
+class Bench:
+    """An agent in a thread, and the client that asks for latencies."""
+
+    def __init__(self, url: str, name: str, report: Callable[..., DeviceReport]) -> None:
+        self.report = report(serial=name, model=name)
+        self.url = url
+        self.connection = ServiceConnection(url)
+        self.stop = threading.Event()
+        self.tokens: list[str] = []
+        self.damage_next_model = False
+        self.thread: threading.Thread | None = None
+
+    def start(self, behave: Callable[[Path], float]) -> Scripted:
+        device = Scripted(self.report, behave)
+        self.thread = threading.Thread(target=self._run, args=(device,))
+        self.thread.start()
+        self.wait_for(self._known, "the device is not reported")
+        return device
+
+    def _run(self, device: Scripted) -> None:
+        with Overheard(self.url, self) as connection:
+            Agent(connection, device, stop=self.stop, max_jobs=16).run()
+
+    def device(self) -> Device:
+        return self.connection.ask("GET", f"/v1/devices/{self.report.serial}", Device)
+
+    def ask(self, *operators: IBConv) -> tuple[LatencyEntry, ...]:
+        query = LatencyQuery(device=self.report.model, subjects=operators, client="test")
+        return self.connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query).entries
+
+    def queue(self, *operators: IBConv) -> None:
+        query = LatencyQuery(device=self.report.model, subjects=operators, queue_missing=True, client="test")
+        self.connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query)
+
+    def wait_for(self, condition: Callable[[], bool], otherwise: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, otherwise
+            time.sleep(0.02)
+
+    def _known(self) -> bool:
+        try:
+            self.connection.request("GET", f"/v1/devices/{self.report.serial}")
+        except ServiceRefused:
+            return False
+        return True
+
+    def end(self) -> None:
+        self.stop.set()
+        if self.thread is not None:
+            self.thread.join(PATIENCE_S)
+            assert not self.thread.is_alive()
+            self.thread = None
+
+
+@pytest.fixture
+def bench(service_url: str, request: pytest.FixtureRequest, report: Callable[..., DeviceReport]) -> Iterator[Bench]:
+    bench = Bench(service_url, request.node.name, report)
+    yield bench
+    bench.end()
+    bench.connection.close()
+
+
+def test_what_is_queued_is_measured_and_reported(bench: Bench, operator: Make) -> None:
+    bench.start(lambda _: 2.0)
+    bench.queue(operator(height=1), operator(height=2))
+    bench.wait_for(
+        lambda: all(e.status == LatencyStatus.MEASURED for e in bench.ask(operator(height=1), operator(height=2))),
+        "not measured",
+    )
+    latency = bench.ask(operator(height=1))[0].latency
+    assert latency is not None
+    assert (latency.latency_ms, latency.rounds) == (2.0, 6)
+
+
+def test_a_subjects_fault_fails_its_job_with_the_reason(bench: Bench, operator: Make) -> None:
+    reference: list[str] = []
+
+    def crash_on_all_but_the_reference(model: Path) -> float:
+        reference.append(model.name)  # the first block of a batch is the reference operator's
+        if model.name != reference[0]:
+            raise SubjectFault("The runner was ended by signal 11 on this model, twice.")
+        return 1.0
+
+    bench.start(crash_on_all_but_the_reference)
+    bench.queue(operator())
+    bench.wait_for(lambda: bench.ask(operator())[0].status == LatencyStatus.FAILED, "not failed")
+    assert bench.ask(operator())[0].error == "The runner was ended by signal 11 on this model, twice."
+
+
+def test_a_device_fault_returns_the_job_and_the_device_rests(bench: Bench, operator: Make) -> None:
+    def overheat(_: Path) -> float:
+        raise DeviceFault("the phone is at 51 °C")
+
+    device = bench.start(overheat)
+    bench.queue(operator())
+    bench.wait_for(lambda: bench.device().faults == 1, "no fault")
+    assert bench.device().last_fault == "the phone is at 51 °C"
+    assert bench.device().blocked_until is not None
+    assert bench.ask(operator())[0].status == LatencyStatus.QUEUED
+    assert device.blocks == 1
+
+
+def test_an_agent_told_to_stop_gives_its_lease_back(bench: Bench, operator: Make) -> None:
+    def stop_in_the_middle(_: Path) -> float:
+        bench.stop.set()
+        return 1.0
+
+    bench.start(stop_in_the_middle)
+    bench.queue(operator())
+    bench.wait_for(bench.stop.is_set, "nothing was leased")
+    bench.end()
+    assert bench.ask(operator())[0].status == LatencyStatus.QUEUED
+
+
+def test_an_agent_that_lost_its_lease_drops_the_batch_and_goes_on(bench: Bench, operator: Make) -> None:
+    """The lease is given back behind the agent's back, as if its deadline had passed."""
+    released: list[str] = []
+
+    def lose_the_first_lease(_: Path) -> float:
+        if not released:
+            released.append(bench.tokens[0])
+            bench.connection.request("POST", f"/v1/leases/{bench.tokens[0]}/release", json={})
+        return 1.0
+
+    bench.start(lose_the_first_lease)
+    bench.queue(operator())
+    bench.wait_for(lambda: bench.ask(operator())[0].status == LatencyStatus.MEASURED, "not measured")
+    assert len(bench.tokens) == 2
+
+
+def test_a_lease_is_renewed_for_as_long_as_its_jobs_take(bench: Bench, operator: Make) -> None:
+    """The first block waits until the lease would have expired without renewal."""
+    expired = threading.Event()
+    threading.Timer(SHORT_LEASE_S * 1.3, expired.set).start()
+
+    def slow(_: Path) -> float:
+        assert expired.wait(PATIENCE_S)
+        return 1.0
+
+    bench.start(slow)
+    bench.queue(operator())
+    bench.wait_for(lambda: bench.ask(operator())[0].status == LatencyStatus.MEASURED, "not measured")
+    assert len(bench.tokens) == 1
+
+
+def test_a_model_that_arrives_damaged_is_not_measured(bench: Bench, operator: Make) -> None:
+    bench.damage_next_model = True
+    bench.start(lambda _: 1.0)
+    bench.queue(operator())
+    bench.wait_for(lambda: bench.ask(operator())[0].status == LatencyStatus.MEASURED, "not measured")
+    assert not bench.damage_next_model
+    assert len(bench.tokens) == 2
+
+
+def test_a_device_that_the_service_does_not_accept_ends_the_agent(bench: Bench) -> None:
+    bench.report = bench.report.model_copy(update={"model": "<script>"})
+    device = Scripted(bench.report, lambda _: 1.0)
+    agent = Agent(bench.connection, device, stop=bench.stop, max_jobs=16)
+    with pytest.raises(ServiceRefused, match="model: String should match pattern"):
+        agent.run()

@@ -1,0 +1,52 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from latency_contract.measurements import Measurement, Verdict
+
+Make = Callable[..., Measurement]
+SUBJECT = "a" * 64
+
+
+def altered(measurement: Measurement, **changes: Any) -> dict[str, Any]:
+    return measurement.model_dump(mode="json") | changes
+
+
+def test_latency_is_the_minimum_of_the_round_medians(measurement: Make) -> None:
+    assert measurement(SUBJECT, [1.2, 1.0, 1.1, 1.3]).latency_ms == 1.0
+
+
+def test_verdict_says_whether_the_interval_is_inside_the_target(measurement: Make) -> None:
+    assert measurement(SUBJECT, [1.0, 1.0001, 1.0002, 1.0003]).verdict == Verdict.STEADY
+    assert measurement(SUBJECT, [1.0, 1.5, 2.0, 2.5]).verdict == Verdict.UNSTEADY
+
+
+def test_json_round_trip(measurement: Make) -> None:
+    original = measurement(SUBJECT)
+    assert Measurement.model_validate_json(original.model_dump_json()) == original
+
+
+def test_a_number_that_does_not_follow_from_its_rounds_is_refused(measurement: Make) -> None:
+    with pytest.raises(ValidationError, match="do not follow from the rounds"):
+        Measurement.model_validate(altered(measurement(SUBJECT), latency_ms=0.9))
+
+
+def test_an_interval_that_does_not_follow_from_its_rounds_is_refused(measurement: Make) -> None:
+    with pytest.raises(ValidationError, match="do not follow from the rounds"):
+        Measurement.model_validate(altered(measurement(SUBJECT), high_ms=1.0))
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf"), "fast", None, 1e9])
+def test_a_reading_that_is_no_latency_is_refused(measurement: Make, bad: Any) -> None:
+    document = measurement(SUBJECT).model_dump(mode="json")
+    document["rounds"][2]["samples_ms"] = [bad]
+    with pytest.raises(ValidationError, match=r"rounds\.2\.samples_ms\.0"):
+        Measurement.model_validate(document)
+
+
+def test_a_measurement_without_enough_rounds_is_refused(measurement: Make) -> None:
+    document = measurement(SUBJECT).model_dump(mode="json")
+    with pytest.raises(ValidationError, match="at least 4"):
+        Measurement.model_validate(document | {"rounds": document["rounds"][:3]})

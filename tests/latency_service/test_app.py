@@ -1,0 +1,199 @@
+"""The REST interface, over a real wire to a live service with a real converter."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+
+from latency_contract.connection import ServiceConnection, ServiceRefused
+from latency_contract.devices import Device, DeviceReport
+from latency_contract.jobs import Lease, LeaseReport, LeaseRequest, Measured
+from latency_contract.measurements import Measurement
+from latency_contract.operators import Conv, Head, IBConv, Network
+from latency_contract.tables import (
+    LatencyAnswer,
+    LatencyEntry,
+    LatencyQuery,
+    LatencyRelease,
+    LatencyStatus,
+    Released,
+    Table,
+    TablePublication,
+)
+
+Make = Callable[..., IBConv]
+Report = Callable[..., DeviceReport]
+MakeMeasurement = Callable[..., Measurement]
+PATIENCE_S = 60.0  # for TensorFlow to be imported and an operator converted
+
+
+@pytest.fixture
+def http(service_url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service_url) as client:
+        yield client
+
+
+@pytest.fixture
+def phone(connection: ServiceConnection, report: Report, request: pytest.FixtureRequest) -> DeviceReport:
+    """A device model of the test's own, so that tests sharing the service do not meet."""
+    name = request.node.name
+    described = report(serial=name, model=name)
+    connection.ask("PUT", f"/v1/devices/{name}", Device, body=described)
+    return described
+
+
+def ask(
+    connection: ServiceConnection, phone: DeviceReport, *subjects: IBConv | Network, queue_missing: bool = False
+) -> LatencyAnswer:
+    query = LatencyQuery(device=phone.model, subjects=subjects, queue_missing=queue_missing, client="test")
+    return connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query)
+
+
+def lease(connection: ServiceConnection, phone: DeviceReport, *, patience_s: float = PATIENCE_S) -> Lease:
+    """Ask as an agent does until there is work."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        response = connection.request("POST", "/v1/leases", body=LeaseRequest(serial=phone.serial))
+        if response.status_code == 200:
+            return Lease.model_validate_json(response.content)
+        assert response.headers["Retry-After"] == "1"
+        time.sleep(0.1)
+    raise AssertionError("no work came")
+
+
+def test_the_service_answers_while_the_converter_warms_up(http: httpx.Client) -> None:
+    assert http.get("/healthz").json() == {"status": "ok"}
+    assert http.get("/readyz").json()["database"] == "ok"
+
+
+def test_an_operator_travels_from_question_to_published_table(
+    connection: ServiceConnection,
+    http: httpx.Client,
+    phone: DeviceReport,
+    operator: Make,
+    measurement: MakeMeasurement,
+) -> None:
+    """The whole path of a latency: asked for, converted, leased, measured, looked up, published, fetched as CSV."""
+    assert ask(connection, phone, operator(), queue_missing=True).entries[0].status == LatencyStatus.QUEUED
+    batch = lease(connection, phone)
+    (job,) = batch.jobs
+    assert connection.request("GET", f"/v1/models/{job.model_sha256}").content[4:8] == b"TFL3"
+    made = measurement(job.subject.id, model_sha256=job.model_sha256, serial=phone.serial)
+    report = LeaseReport(outcomes=(Measured(job_id=job.job_id, measurement=made),))
+    response = connection.request("POST", f"/v1/leases/{batch.token}/report", body=report)
+    assert response.json() == {"remaining": 0}
+
+    one = connection.ask("GET", f"/v1/devices/{phone.model}/latencies/{operator().key}", LatencyEntry)
+    assert one.latency is not None
+    assert one.latency.latency_ms == made.latency_ms
+    assert connection.ask("GET", f"/v1/measurements/{one.latency.measurement_id}", Measurement) == made
+
+    table = connection.ask("POST", "/v1/tables", Table, body=TablePublication(device=phone.model))
+    assert (table.version, [entry.operator for entry in table.entries]) == (1, [operator()])
+    path = f"/v1/tables/{table.table_id}"
+    answer = http.get(path)
+    assert Table.model_validate_json(answer.content) == table
+    assert http.get(path, headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+    csv = http.get(f"{path}/versions/1", params={"format": "csv"})
+    assert csv.headers["content-type"].startswith("text/csv")
+    assert csv.headers["ETag"] != answer.headers["ETag"]
+    assert f"{operator().key},{made.latency_ms}" in csv.text
+    assert table.table_id in [summary["table_id"] for summary in http.get("/v1/tables").json()]
+
+
+def test_a_whole_network_is_queued_like_an_operator(
+    connection: ServiceConnection, phone: DeviceReport, operator: Make
+) -> None:
+    stem = Conv(height=16, width=16, in_channels=3, out_channels=8, kernel=3, stride=2)
+    head = Head(height=8, width=8, in_channels=8, hidden_channels=16, out_channels=10)
+    network = Network(operators=(stem, operator(), head))
+    ask(connection, phone, network, queue_missing=True)
+    assert lease(connection, phone).jobs[0].subject == network
+
+
+def test_what_a_client_releases_is_cancelled(
+    connection: ServiceConnection, phone: DeviceReport, operator: Make
+) -> None:
+    ask(connection, phone, operator(height=3), queue_missing=True)
+    release = LatencyRelease(client="test", subject_ids=(operator(height=3).id,))
+    assert connection.ask("POST", "/v1/latencies/release", Released, body=release) == Released(cancelled=1)
+    assert ask(connection, phone, operator(height=3)).entries[0].status == LatencyStatus.MISSING
+
+
+def test_a_lease_given_back_is_leased_again(connection: ServiceConnection, phone: DeviceReport, operator: Make) -> None:
+    ask(connection, phone, operator(), queue_missing=True)
+    first = lease(connection, phone)
+    connection.request("POST", f"/v1/leases/{first.token}/release", json={})
+    second = lease(connection, phone)
+    assert second.jobs == first.jobs
+    with pytest.raises(ServiceRefused, match="This lease has ended") as refusal:
+        connection.request("POST", f"/v1/leases/{first.token}/renew")
+    assert (refusal.value.error, refusal.value.status) == ("StaleLease", 409)
+    connection.request("POST", f"/v1/leases/{second.token}/renew")
+
+
+def test_a_device_fault_is_shown_with_the_device(
+    connection: ServiceConnection, phone: DeviceReport, operator: Make
+) -> None:
+    ask(connection, phone, operator(), queue_missing=True)
+    batch = lease(connection, phone)
+    connection.request("POST", f"/v1/leases/{batch.token}/release", json={"device_fault": "the phone is at 51 °C"})
+    device = connection.ask("GET", f"/v1/devices/{phone.serial}", Device)
+    assert (device.faults, device.last_fault) == (1, "the phone is at 51 °C")
+    assert device.blocked_until is not None
+    assert connection.request("POST", "/v1/leases", body=LeaseRequest(serial=phone.serial)).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "error", "sentence"),
+    [
+        ("GET", "/v1/devices/x/latencies/IBConv_K3", None, 404, "UnknownOperator", "a key reads like IBConv_K3_E6"),
+        ("GET", "/v1/devices/nobody", None, 404, "UnknownDevice", "No unit with serial 'nobody' has reported"),
+        ("GET", f"/v1/tables/{'0' * 64}", None, 404, "UnknownTable", "GET /v1/tables lists the published ones"),
+        ("GET", f"/v1/models/{'0' * 64}", None, 404, "UnknownModel", "There is no model with SHA-256"),
+        ("GET", "/v1/measurements/99999", None, 404, "UnknownMeasurement", "There is no measurement 99999"),
+        ("POST", "/v1/leases", {"serial": "nobody"}, 404, "UnknownDevice", "No unit with serial 'nobody'"),
+        ("POST", "/v1/leases", {}, 422, "MalformedRequest", "serial: Field required"),
+        ("POST", "/v1/latencies/query", {"device": "x", "subjects": []}, 422, "MalformedRequest", "at least 1 item"),
+        ("GET", "/v2", None, 404, "HttpError", "GET /v2: Not Found"),
+        ("DELETE", "/v1/devices", None, 405, "HttpError", "DELETE /v1/devices: Method Not Allowed"),
+    ],
+)
+def test_every_refusal_is_a_named_sentence(
+    http: httpx.Client, method: str, path: str, body: object, status: int, error: str, sentence: str
+) -> None:
+    response = http.request(method, path, json=body)
+    assert response.status_code == status
+    assert response.json()["error"] == error
+    assert sentence in response.json()["detail"]
+
+
+def test_an_operator_out_of_bounds_is_refused_by_name_of_the_field(http: httpx.Client, operator: Make) -> None:
+    subject = operator().model_dump(mode="json") | {"in_channels": 10**9}
+    response = http.post("/v1/latencies/query", json={"device": "x", "subjects": [subject]})
+    assert response.status_code == 422
+    assert "in_channels: Input should be less than or equal to 8192" in response.json()["detail"]
+
+
+def test_a_measurement_whose_number_was_altered_is_refused(
+    http: httpx.Client, operator: Make, measurement: MakeMeasurement
+) -> None:
+    document = measurement(operator().id).model_dump(mode="json") | {"latency_ms": 0.5}
+    outcome = {"outcome": "measured", "job_id": 1, "measurement": document}
+    response = http.post(f"/v1/leases/{'0' * 32}/report", json={"outcomes": [outcome]})
+    assert response.status_code == 422
+    assert "do not follow from the rounds" in response.json()["detail"]
+
+
+def test_every_endpoint_that_takes_a_body_documents_an_example(http: httpx.Client) -> None:
+    document = http.get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            assert operation["description"], f"{method} {path} says nothing"
+            for parameter in operation.get("parameters", []):
+                if parameter["in"] == "path":
+                    assert "example" in str(parameter), f"{method} {path} has no example of {parameter['name']}"
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+            if content is not None:
+                assert "example" in str(content), f"{method} {path} has no example"

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from latency_service.cli import app
+from latency_service.database import Database
+
+runner = CliRunner()
+
+
+def test_migrate_makes_the_schema(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    result = runner.invoke(app, ["migrate", "--database-url", url])
+    assert result.exit_code == 0
+    database = Database(url)
+    database.check_schema()
+    database.dispose()
+
+
+def test_serving_beyond_this_machine_is_refused() -> None:
+    result = runner.invoke(app, ["serve", "--host", "0.0.0.0"])
+    assert result.exit_code == 2
+    assert "Without tokens the service listens on this machine alone, not on 0.0.0.0" in result.stderr
+
+
+def test_a_database_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
+    result = runner.invoke(app, ["serve", "--database-url", f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}"])
+    assert result.exit_code == 1
+    assert "cannot be opened: unable to open database file" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_text_that_is_no_database_url_is_wrong_use(command: str) -> None:
+    result = runner.invoke(app, [command, "--database-url", "padnas.db"])
+    assert result.exit_code == 2
+    assert "is not a database URL" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_help_has_an_example(command: str) -> None:
+    result = runner.invoke(app, [command, "--help"])
+    assert f"Example: padnas-service {command}" in result.stdout

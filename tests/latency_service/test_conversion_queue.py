@@ -1,0 +1,86 @@
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy.orm import Session
+
+from latency_contract.operators import IBConv
+from latency_service import conversion_queue
+from latency_service.conversion_queue import Conversion
+from latency_service.database import Database
+from latency_service.errors import UnknownModel
+from latency_service.subjects import store_subjects
+from tests.conftest import Clock, sha256
+
+TIMEOUT_S = 300.0
+Make = Callable[..., IBConv]
+
+
+def request(database: Database, clock: Clock, *operators: IBConv) -> None:
+    with database.writing() as session:
+        store_subjects(session, operators)
+        conversion_queue.request(session, [o.id for o in operators], precision="float32", now=clock())
+
+
+def claim(database: Database, clock: Clock) -> Conversion | None:
+    with database.writing() as session:
+        return conversion_queue.claim(session, timeout_s=TIMEOUT_S, now=clock())
+
+
+def claimed(database: Database, clock: Clock) -> Conversion:
+    conversion = claim(database, clock)
+    assert conversion is not None
+    return conversion
+
+
+def test_a_subject_is_converted_once_however_often_it_is_asked_for(
+    database: Database, clock: Clock, operator: Make
+) -> None:
+    request(database, clock, operator())
+    conversion = claimed(database, clock)
+    request(database, clock, operator())
+    assert claim(database, clock) is None
+    with database.writing() as session:
+        conversion_queue.store(session, conversion, content=b"model", conversion_s=0.1)
+        assert conversion_queue.model_sha256(session, operator().id, precision="float32") == sha256(b"model")
+        assert conversion_queue.content(session, sha256(b"model")) == b"model"
+    request(database, clock, operator())
+    assert claim(database, clock) is None
+
+
+def test_the_oldest_is_converted_first(database: Database, clock: Clock, operator: Make) -> None:
+    request(database, clock, operator(height=2))
+    clock.advance(1)
+    request(database, clock, operator(height=1))
+    assert claimed(database, clock).subject_id == operator(height=2).id
+
+
+def test_a_converter_that_does_not_come_back_loses_its_subject(
+    database: Database, clock: Clock, operator: Make
+) -> None:
+    request(database, clock, operator())
+    claimed(database, clock)
+    clock.advance(TIMEOUT_S + 1)
+    assert claimed(database, clock).attempt == 2
+
+
+def test_a_failed_conversion_has_no_model_and_is_tried_again_when_asked_for(
+    database: Database, clock: Clock, operator: Make
+) -> None:
+    request(database, clock, operator())
+    with database.writing() as session:
+        conversion_queue.fail(session, claimed_in(session, clock), error="no such kernel")
+        assert conversion_queue.model_sha256(session, operator().id, precision="float32") is None
+    assert claim(database, clock) is None
+    request(database, clock, operator())
+    assert claimed(database, clock).attempt == 1
+
+
+def claimed_in(session: Session, clock: Clock) -> Conversion:
+    conversion = conversion_queue.claim(session, timeout_s=TIMEOUT_S, now=clock())
+    assert conversion is not None
+    return conversion
+
+
+def test_an_unknown_model_is_refused(database: Database) -> None:
+    with pytest.raises(UnknownModel, match="no model with SHA-256 0000"), database.reading() as session:
+        conversion_queue.content(session, "0" * 64)

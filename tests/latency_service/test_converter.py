@@ -1,0 +1,84 @@
+"""The converter's thread and its process, which is the real one with TensorFlow."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+from sqlalchemy import select
+
+from latency_contract.operators import IBConv
+from latency_service import conversion_queue
+from latency_service.app import utc_now
+from latency_service.converter import Converter
+from latency_service.database import Database
+from latency_service.models import ModelRow, ModelState
+from latency_service.settings import Settings
+from latency_service.subjects import store_subjects
+
+Make = Callable[..., IBConv]
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def converter(database: Database) -> Iterator[Converter]:
+    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter.start()
+    yield converter
+    converter.stop()
+
+
+def request(database: Database, *operators: IBConv, precision: str = "float32") -> None:
+    with database.writing() as session:
+        store_subjects(session, operators)
+        conversion_queue.request(session, [o.id for o in operators], precision=precision, now=utc_now())
+
+
+def wait_for(database: Database, state: ModelState) -> ModelRow:
+    """The one model, once it is in that state."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        with database.reading() as session:
+            row = session.scalars(select(ModelRow)).one()
+            if row.state == state:
+                return row
+        time.sleep(0.02)
+    raise AssertionError(f"the model is {row.state}, not {state}: {row.error}")
+
+
+def test_what_is_queued_is_converted(converter: Converter, database: Database, operator: Make) -> None:
+    request(database, operator())
+    converter.wake()
+    assert wait_for(database, ModelState.READY).sha256 is not None
+    assert converter.warm
+
+
+def test_a_killed_converter_is_replaced_and_the_subject_converted(database: Database, operator: Make) -> None:
+    others = set(tensorflow_processes())
+    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter.start()
+    request(database, operator())
+    wait_for(database, ModelState.CONVERTING)
+    (process,) = set(tensorflow_processes()) - others
+    process.kill()
+    assert wait_for(database, ModelState.READY).attempts == 2
+    converter.stop()
+
+
+def tensorflow_processes() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+
+
+@pytest.mark.usefixtures("converter")
+def test_a_subject_that_cannot_be_converted_fails_with_a_sentence(database: Database, operator: Make) -> None:
+    request(database, operator(), precision="int8")
+    assert wait_for(database, ModelState.FAILED).error == "Precision 'int8' cannot be converted yet; use float32."
+
+
+def test_stopping_gives_a_conversion_under_way_back(database: Database, operator: Make) -> None:
+    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter.start()
+    request(database, operator())
+    wait_for(database, ModelState.CONVERTING)  # TensorFlow is still being imported
+    converter.stop()
+    wait_for(database, ModelState.PENDING)

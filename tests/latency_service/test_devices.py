@@ -1,0 +1,83 @@
+from collections.abc import Callable
+
+import pytest
+
+from latency_contract.devices import DeviceReport
+from latency_contract.protocols import Protocol
+from latency_service import devices
+from latency_service.database import Database
+from latency_service.errors import UnknownDevice, UnknownProtocol
+from latency_service.settings import Settings
+from tests.conftest import Clock
+
+SETTINGS = Settings()
+Report = Callable[..., DeviceReport]
+
+
+def test_a_device_is_found_by_model_by_serial_and_whatever_the_case(
+    database: Database, clock: Clock, report: Report
+) -> None:
+    with database.writing() as session:
+        devices.report(session, report(), now=clock())
+        for name in ("Pixel 3", "A1", "pixel 3"):
+            model, protocol = devices.resolve(session, name, protocol_id=None)
+            assert (model, protocol.id) == ("Pixel 3", report().protocol.id)
+
+
+def test_an_unknown_device_is_refused_with_the_known_ones(database: Database, clock: Clock, report: Report) -> None:
+    with database.writing() as session:
+        with pytest.raises(UnknownDevice, match="No agent has reported one; start `padnas-agent run`"):
+            devices.resolve(session, "Pixel 9", protocol_id=None)
+        devices.report(session, report(), now=clock())
+        with pytest.raises(UnknownDevice, match=r"no device 'Pixel 9'. Known device models: Pixel 3\."):
+            devices.resolve(session, "Pixel 9", protocol_id=None)
+
+
+def test_a_protocol_that_nobody_measures_under_is_refused(database: Database, clock: Clock, report: Report) -> None:
+    with database.writing() as session:
+        devices.report(session, report(), now=clock())
+        with pytest.raises(UnknownProtocol, match="No device measures under protocol 0000"):
+            devices.resolve(session, "Pixel 3", protocol_id="0" * 64)
+
+
+def test_the_protocol_of_a_model_is_that_of_the_unit_seen_last(
+    database: Database, clock: Clock, report: Report
+) -> None:
+    newer = Protocol(runtime="litert", runtime_version="9.9.9")
+    with database.writing() as session:
+        devices.report(session, report(), now=clock())
+        clock.advance(1)
+        devices.report(session, report(serial="A2", protocol=newer), now=clock())
+        assert devices.resolve(session, "Pixel 3", protocol_id=None)[1].id == newer.id
+
+
+def test_an_agent_silent_for_too_long_is_not_at_work(database: Database, clock: Clock, report: Report) -> None:
+    with database.writing() as session:
+        row = devices.report(session, report(), now=clock())
+        for seconds, alive in ((SETTINGS.alive_s, True), (1.0, False)):
+            clock.advance(seconds)
+            assert devices.shown(row, settings=SETTINGS, now=clock()).alive is alive
+            assert alive is devices.at_work(
+                session, device_model="Pixel 3", protocol_id=row.protocol_id, settings=SETTINGS, now=clock()
+            )
+
+
+def test_a_faulty_device_rests_twice_as_long_each_time_up_to_the_cap(
+    database: Database, clock: Clock, report: Report
+) -> None:
+    rests = []
+    with database.writing() as session:
+        row = devices.report(session, report(), now=clock())
+        for _ in range(10):
+            devices.open_breaker(row, fault="hung", settings=SETTINGS, now=clock())
+            assert row.blocked_until is not None
+            rests.append((row.blocked_until - clock()).total_seconds())
+    assert rests[:4] == [5, 10, 20, 40]
+    assert rests[-1] == SETTINGS.fault_backoff_max_s
+
+
+def test_reporting_again_does_not_close_the_breaker(database: Database, clock: Clock, report: Report) -> None:
+    """An agent that restarts after every fault would hammer its phone."""
+    with database.writing() as session:
+        devices.open_breaker(devices.report(session, report(), now=clock()), fault="x", settings=SETTINGS, now=clock())
+        assert devices.report(session, report(), now=clock()).blocked_until is not None

@@ -1,0 +1,221 @@
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import select
+
+from latency_contract.devices import DeviceReport
+from latency_contract.jobs import Failed, Lease, LeaseReport, Measured
+from latency_contract.measurements import Measurement
+from latency_contract.operators import IBConv
+from latency_contract.tables import LatencyEntry, LatencyQuery, LatencyStatus, Purpose
+from latency_service import conversion_queue, devices, latencies, queue
+from latency_service.database import Database
+from latency_service.errors import StaleLease, UnknownMeasurement, WrongMeasurement
+from latency_service.models import DeviceRow, MeasurementRow
+from latency_service.settings import Settings
+from tests.conftest import Clock, sha256
+
+SETTINGS = Settings()
+Make = Callable[..., IBConv]
+MakeMeasurement = Callable[..., Measurement]
+
+
+class Laboratory:
+    """One unit, whose models are some bytes and whose measurements are made by hand."""
+
+    def __init__(self, database: Database, clock: Clock, report: DeviceReport) -> None:
+        self.database, self.clock = database, clock
+        with database.writing() as session:
+            devices.report(session, report, now=clock())
+        self.convert_all()
+
+    def convert_all(self) -> None:
+        with self.database.writing() as session:
+            while (conversion := conversion_queue.claim(session, timeout_s=60, now=self.clock())) is not None:
+                content = conversion.subject_id.encode()
+                conversion_queue.store(session, conversion, content=content, conversion_s=0.1)
+
+    def ask(self, *operators: IBConv, queue_missing: bool = False) -> list[LatencyEntry]:
+        query = LatencyQuery(device="Pixel 3", subjects=operators, queue_missing=queue_missing)
+        with self.database.writing() as session:
+            model, protocol = devices.resolve(session, query.device, protocol_id=None)
+            entries = latencies.look_up(session, operators, device_model=model, protocol=protocol)
+            if queue_missing:
+                entries = latencies.queue_missing(
+                    session, query, entries, device_model=model, protocol=protocol, now=self.clock()
+                )
+        self.convert_all()
+        return entries
+
+    def lease(self) -> Lease | None:
+        with self.database.writing() as session:
+            device = session.get_one(DeviceRow, "A1")
+            return latencies.lease(session, device, max_jobs=16, settings=SETTINGS, now=self.clock())
+
+    def leased(self) -> Lease:
+        lease = self.lease()
+        assert lease is not None
+        return lease
+
+    def accept(self, lease: Lease, *outcomes: Measured | Failed) -> int:
+        with self.database.writing() as session:
+            return latencies.accept(session, lease.token, LeaseReport(outcomes=outcomes), now=self.clock())
+
+    def stored(self) -> int:
+        with self.database.reading() as session:
+            return len(session.scalars(select(MeasurementRow.id)).all())
+
+
+@pytest.fixture
+def laboratory(database: Database, clock: Clock, report: Callable[..., DeviceReport]) -> Laboratory:
+    return Laboratory(database, clock, report())
+
+
+def result(
+    lease: Lease, measurement: MakeMeasurement, *medians_ms: float, job: int = 0, serial: str = "A1"
+) -> Measured:
+    leased = lease.jobs[job]
+    made = measurement(
+        leased.subject.id, medians_ms or (1.0, 1.1, 1.2, 1.3), model_sha256=leased.model_sha256, serial=serial
+    )
+    return Measured(job_id=leased.job_id, measurement=made)
+
+
+def test_an_unmeasured_operator_is_missing_and_has_no_number(laboratory: Laboratory, operator: Make) -> None:
+    (entry,) = laboratory.ask(operator())
+    assert (entry.status, entry.latency, entry.error) == (LatencyStatus.MISSING, None, None)
+    assert laboratory.lease() is None
+
+
+def test_an_operator_goes_from_queued_over_leased_to_measured(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement
+) -> None:
+    assert laboratory.ask(operator(), queue_missing=True)[0].status == LatencyStatus.QUEUED
+    lease = laboratory.leased()
+    assert lease.jobs[0].model_sha256 == sha256(operator().id.encode())
+    assert laboratory.ask(operator())[0].status == LatencyStatus.LEASED
+    assert laboratory.accept(lease, result(lease, measurement)) == 0
+    (entry,) = laboratory.ask(operator())
+    assert entry.status == LatencyStatus.MEASURED
+    assert entry.latency is not None
+    assert (entry.latency.latency_ms, entry.latency.rounds, entry.latency.device_serial) == (1.0, 4, "A1")
+
+
+def test_answers_come_in_the_order_of_the_question(laboratory: Laboratory, operator: Make) -> None:
+    asked = [operator(height=h) for h in (3, 1, 2, 1)]
+    assert [entry.subject_id for entry in laboratory.ask(*asked)] == [o.id for o in asked]
+
+
+def test_the_newest_measurement_counts_and_the_older_is_kept(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement, database: Database
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    lease = laboratory.leased()
+    laboratory.accept(lease, result(lease, measurement, 1.0, 1.1, 1.2, 1.3))
+    (before,) = laboratory.ask(operator())
+    # Measured once more, as a later drift check does: a job of its own.
+    with database.writing() as session:
+        model, protocol = devices.resolve(session, "Pixel 3", protocol_id=None)
+        queue.request(
+            session,
+            [operator().id],
+            device_model=model,
+            protocol=protocol,
+            client="me",
+            purpose=Purpose.TABLE,
+            now=laboratory.clock(),
+        )
+    lease = laboratory.leased()
+    laboratory.accept(lease, result(lease, measurement, 2.0, 2.1, 2.2, 2.3))
+    (after,) = laboratory.ask(operator())
+    assert before.latency is not None
+    assert after.latency is not None
+    assert after.latency.latency_ms == 2.0
+    with database.reading() as session:
+        assert latencies.measurement(session, before.latency.measurement_id).latency_ms == 1.0
+
+
+def test_a_failure_is_kept_with_its_reason_and_no_number(laboratory: Laboratory, operator: Make) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    lease = laboratory.leased()
+    laboratory.accept(lease, Failed(job_id=lease.jobs[0].job_id, error="the runner was ended by signal 11"))
+    (entry,) = laboratory.ask(operator())
+    assert (entry.status, entry.latency) == (LatencyStatus.FAILED, None)
+    assert entry.error == "the runner was ended by signal 11"
+    assert laboratory.ask(operator(), queue_missing=True)[0].status == LatencyStatus.QUEUED
+
+
+def test_a_report_that_arrives_twice_is_stored_once(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    lease = laboratory.leased()
+    for _ in range(2):
+        assert laboratory.accept(lease, result(lease, measurement)) == 0
+    assert laboratory.stored() == 1
+
+
+def test_a_report_with_a_stale_token_stores_nothing(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement, clock: Clock
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    stale = laboratory.leased()
+    clock.advance(SETTINGS.lease_s + 1)
+    fresh = laboratory.leased()
+    with pytest.raises(StaleLease):
+        laboratory.accept(stale, result(stale, measurement))
+    assert laboratory.stored() == 0
+    laboratory.accept(fresh, result(fresh, measurement))
+    assert laboratory.stored() == 1
+
+
+def test_one_refused_outcome_refuses_the_whole_report(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement
+) -> None:
+    laboratory.ask(operator(height=1), operator(height=2), queue_missing=True)
+    lease = laboratory.leased()
+    wrong = result(lease, measurement, job=1, serial="A2")
+    with pytest.raises(WrongMeasurement, match="of another device: A2, not A1"):
+        laboratory.accept(lease, result(lease, measurement), wrong)
+    assert laboratory.stored() == 0
+
+
+def test_a_measurement_of_another_subject_or_model_is_refused(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement
+) -> None:
+    laboratory.ask(operator(height=1), operator(height=2), queue_missing=True)
+    lease = laboratory.leased()
+    mixed_up = Measured(job_id=lease.jobs[0].job_id, measurement=result(lease, measurement, job=1).measurement)
+    with pytest.raises(WrongMeasurement, match="of another subject"):
+        laboratory.accept(lease, mixed_up)
+    other_file = Measured(job_id=lease.jobs[0].job_id, measurement=measurement(lease.jobs[0].subject.id))
+    with pytest.raises(WrongMeasurement, match="of another model file"):
+        laboratory.accept(lease, other_file)
+
+
+def test_a_device_at_rest_gets_no_lease_until_its_time_is_over(
+    laboratory: Laboratory, operator: Make, clock: Clock, database: Database, measurement: MakeMeasurement
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    with database.writing() as session:
+        devices.open_breaker(session.get_one(DeviceRow, "A1"), fault="51 °C", settings=SETTINGS, now=clock())
+    assert laboratory.lease() is None
+    clock.advance(SETTINGS.fault_backoff_s + 1)
+    lease = laboratory.leased()
+    laboratory.accept(lease, result(lease, measurement))
+    with database.reading() as session:
+        device = session.get_one(DeviceRow, "A1")
+        assert (device.faults, device.blocked_until, device.last_fault) == (0, None, "51 °C")
+
+
+def test_nothing_is_leased_before_the_reference_operator_is_converted(
+    database: Database, clock: Clock, report: Callable[..., DeviceReport]
+) -> None:
+    with database.writing() as session:
+        device = devices.report(session, report(), now=clock())
+        assert latencies.lease(session, device, max_jobs=1, settings=SETTINGS, now=clock()) is None
+
+
+def test_an_unknown_measurement_is_refused(database: Database) -> None:
+    with pytest.raises(UnknownMeasurement, match="no measurement 7"), database.reading() as session:
+        latencies.measurement(session, 7)

@@ -1,0 +1,283 @@
+"""The queue's invariants, on a real database built by the migrations."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from latency_contract.devices import DeviceReport
+from latency_contract.jobs import JobState
+from latency_contract.operators import IBConv
+from latency_contract.tables import Purpose
+from latency_service import conversion_queue, devices, queue
+from latency_service.database import Database
+from latency_service.errors import StaleLease
+from latency_service.models import DeviceRow, JobRow, ModelRow, ModelState
+from latency_service.subjects import protocol_row, store_subjects
+from tests.conftest import Clock
+
+MAX_ATTEMPTS = 3
+LEASE_S = 60.0
+Make = Callable[..., IBConv]
+
+
+class Farm:
+    """One device model, two units, and the shortest way to every call of the queue."""
+
+    def __init__(self, database: Database, clock: Clock, report: Callable[..., DeviceReport]) -> None:
+        self.database, self.clock = database, clock
+        with database.writing() as session:
+            for serial in ("A1", "A2"):
+                devices.report(session, report(serial=serial), now=clock())
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        with self.database.writing() as session:
+            yield session
+
+    def request(
+        self, *operators: IBConv, client: str = "me", purpose: Purpose = Purpose.TABLE, ready: bool = True
+    ) -> None:
+        """Queue operators, their models converted unless said otherwise."""
+        ids = [operator.id for operator in operators]
+        with self.writing() as session:
+            store_subjects(session, operators)
+            conversion_queue.request(session, ids, precision="float32", now=self.clock())
+            queue.request(
+                session,
+                ids,
+                device_model="Pixel 3",
+                protocol=protocol_row(session, devices.known(session, "A1").protocol_id),
+                client=client,
+                purpose=purpose,
+                now=self.clock(),
+            )
+            if ready:
+                for row in session.scalars(select(ModelRow).where(ModelRow.subject_id.in_(ids))):
+                    row.state = ModelState.READY
+
+    def claim(self, serial: str = "A1", max_jobs: int = 16) -> queue.Claim | None:
+        with self.writing() as session:
+            device = session.get_one(DeviceRow, serial)
+            return queue.claim(
+                session, device, max_jobs=max_jobs, lease_s=LEASE_S, max_attempts=MAX_ATTEMPTS, now=self.clock()
+            )
+
+    def lease(self, serial: str = "A1", max_jobs: int = 16) -> queue.Claim:
+        claim = self.claim(serial, max_jobs)
+        assert claim is not None
+        return claim
+
+    def complete(self, claim: queue.Claim, job_id: int | None = None) -> None:
+        with self.writing() as session:
+            job = queue.owned_job(session, claim.token, claim.jobs[0].job_id if job_id is None else job_id)
+            assert job is not None
+            queue.complete(job)
+
+    def release(self, claim: queue.Claim, fault: str | None = None) -> None:
+        with self.writing() as session:
+            queue.release(session, claim.token, device_fault=fault, max_attempts=MAX_ATTEMPTS)
+
+    def jobs(self) -> list[tuple[str, JobState, int]]:
+        """(subject, state, attempts) of every job, oldest first."""
+        with self.database.reading() as session:
+            return [
+                (j.subject_id, JobState(j.state), j.attempts)
+                for j in session.scalars(select(JobRow).order_by(JobRow.id))
+            ]
+
+    def error(self) -> str | None:
+        with self.database.reading() as session:
+            return session.scalars(select(JobRow.error)).one()
+
+
+@pytest.fixture
+def farm(database: Database, clock: Clock, report: Callable[..., DeviceReport]) -> Farm:
+    return Farm(database, clock, report)
+
+
+def test_a_subject_asked_for_twice_has_one_job(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    farm.request(operator(), client="other")
+    assert [state for _, state, _ in farm.jobs()] == [JobState.QUEUED]
+
+
+def test_a_job_without_model_is_not_leased(farm: Farm, operator: Make) -> None:
+    farm.request(operator(), ready=False)
+    assert farm.claim() is None
+
+
+def test_a_lease_takes_a_batch_of_at_most_the_size_asked_for(farm: Farm, operator: Make) -> None:
+    farm.request(*(operator(height=h) for h in range(1, 6)))
+    assert len(farm.lease(max_jobs=3).jobs) == 3
+    assert len(farm.lease("A2", max_jobs=3).jobs) == 2
+    assert farm.claim() is None
+
+
+def test_what_a_search_waits_for_comes_first_then_the_oldest(farm: Farm, operator: Make) -> None:
+    first, second, urgent = operator(height=1), operator(height=2), operator(height=3)
+    farm.request(first)
+    farm.request(second)
+    farm.request(urgent, purpose=Purpose.SEARCH)
+    assert [job.subject_id for job in farm.lease().jobs] == [urgent.id, first.id, second.id]
+
+
+def test_a_table_job_that_a_search_wants_too_becomes_urgent(farm: Farm, operator: Make) -> None:
+    first, second = operator(height=1), operator(height=2)
+    farm.request(first, second)
+    farm.request(second, client="search", purpose=Purpose.SEARCH)
+    assert [job.subject_id for job in farm.lease().jobs] == [second.id, first.id]
+
+
+def test_two_agents_never_hold_one_job(farm: Farm, operator: Make) -> None:
+    """Eight threads lease 40 jobs one by one from one database at the same time."""
+    farm.request(*(operator(height=h) for h in range(1, 41)))
+    held: list[int] = []
+
+    def agent(serial: str) -> None:
+        while (claim := farm.claim(serial, max_jobs=1)) is not None:
+            held.extend(job.job_id for job in claim.jobs)
+
+    threads = [threading.Thread(target=agent, args=(serial,)) for serial in ("A1", "A2") * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(held) == sorted(set(held))
+    assert len(held) == 40
+
+
+def test_a_lease_is_exclusive_until_its_deadline(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    farm.lease("A1")
+    farm.clock.advance(LEASE_S - 1)
+    assert farm.claim("A2") is None
+
+
+def test_an_expired_lease_makes_the_job_eligible_again(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    farm.lease("A1")
+    farm.clock.advance(LEASE_S + 1)
+    assert farm.lease("A2").jobs[0].attempt == 2
+
+
+def test_renewal_moves_the_deadline(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    claim = farm.lease("A1")
+    farm.clock.advance(LEASE_S - 1)
+    with farm.writing() as session:
+        renewal = queue.renew(session, claim.token, lease_s=LEASE_S, now=farm.clock())
+    assert (renewal.remaining, renewal.serial) == (1, "A1")
+    farm.clock.advance(LEASE_S - 1)
+    assert farm.claim("A2") is None
+
+
+def test_a_stale_token_changes_nothing(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    stale = farm.lease("A1")
+    farm.clock.advance(LEASE_S + 1)
+    fresh = farm.lease("A2")
+    before = farm.jobs()
+    with pytest.raises(StaleLease):
+        farm.complete(stale)
+    with pytest.raises(StaleLease):
+        farm.release(stale, fault="phone on fire")
+    with pytest.raises(StaleLease), farm.writing() as session:
+        queue.renew(session, stale.token, lease_s=LEASE_S, now=farm.clock())
+    assert farm.jobs() == before
+    farm.complete(fresh)
+    assert farm.jobs() == [(operator().id, JobState.DONE, 2)]
+
+
+def test_a_token_does_not_own_the_jobs_of_another_lease(farm: Farm, operator: Make) -> None:
+    farm.request(operator(height=1), operator(height=2))
+    mine, theirs = farm.lease("A1", max_jobs=1), farm.lease("A2", max_jobs=1)
+    with pytest.raises(StaleLease):
+        farm.complete(mine, theirs.jobs[0].job_id)
+
+
+def test_a_late_result_counts_while_nobody_else_has_the_job(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    claim = farm.lease()
+    farm.clock.advance(LEASE_S + 1)
+    farm.complete(claim)
+    assert farm.jobs() == [(operator().id, JobState.DONE, 1)]
+
+
+def test_attempts_are_capped_and_the_reason_is_kept(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    for _ in range(MAX_ATTEMPTS):
+        farm.lease()
+        farm.clock.advance(LEASE_S + 1)
+    assert farm.claim() is None
+    assert farm.jobs() == [(operator().id, JobState.FAILED, MAX_ATTEMPTS)]
+    assert farm.error() == "given up after 3 leases that ended without a result: the agent died or hung"
+
+
+def test_a_lease_given_back_is_no_attempt(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    farm.release(farm.lease())
+    assert farm.jobs() == [(operator().id, JobState.QUEUED, 0)]
+
+
+def test_a_device_fault_returns_the_job_until_attempts_are_spent(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    for attempt in range(1, MAX_ATTEMPTS):
+        farm.release(farm.lease(), fault="the phone rebooted")
+        assert farm.jobs() == [(operator().id, JobState.QUEUED, attempt)]
+    farm.release(farm.lease(), fault="the phone rebooted")
+    assert farm.jobs() == [(operator().id, JobState.FAILED, MAX_ATTEMPTS)]
+    assert farm.error() == "the phone rebooted"
+
+
+def test_a_release_leaves_finished_jobs_of_the_lease_alone(farm: Farm, operator: Make) -> None:
+    farm.request(operator(height=1), operator(height=2))
+    claim = farm.lease()
+    farm.complete(claim)
+    farm.release(claim)
+    assert [state for _, state, _ in farm.jobs()] == [JobState.DONE, JobState.QUEUED]
+
+
+def test_a_job_that_nobody_wants_any_more_is_cancelled(farm: Farm, operator: Make) -> None:
+    kept, pruned = operator(height=1), operator(height=2)
+    farm.request(kept, pruned)
+    with farm.writing() as session:
+        assert queue.withdraw(session, "me", subject_ids=[pruned.id]) == 1
+    assert [state for _, state, _ in farm.jobs()] == [JobState.QUEUED, JobState.CANCELLED]
+
+
+def test_a_job_that_somebody_else_wants_is_not_cancelled(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    farm.request(operator(), client="other")
+    with farm.writing() as session:
+        assert queue.withdraw(session, "me", subject_ids=None) == 0
+    with farm.writing() as session:
+        assert queue.withdraw(session, "other", subject_ids=None) == 1
+    assert [state for _, state, _ in farm.jobs()] == [JobState.CANCELLED]
+
+
+def test_a_leased_job_is_not_cancelled(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    claim = farm.lease()
+    with farm.writing() as session:
+        assert queue.withdraw(session, "me", subject_ids=None) == 0
+    farm.complete(claim)
+
+
+def test_a_cancelled_subject_can_be_asked_for_again(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    with farm.writing() as session:
+        queue.withdraw(session, "me", subject_ids=None)
+    farm.request(operator())
+    assert [state for _, state, _ in farm.jobs()] == [JobState.CANCELLED, JobState.QUEUED]
+
+
+def test_jobs_of_a_subject_that_cannot_be_converted_fail(farm: Farm, operator: Make) -> None:
+    farm.request(operator(), ready=False)
+    with farm.writing() as session:
+        queue.fail_unconvertible(session, operator().id, precision="float32", error="no such kernel")
+    assert farm.jobs() == [(operator().id, JobState.FAILED, 0)]
+    assert farm.error() == "no such kernel"
