@@ -1,0 +1,1 @@
+"""Benchmarks: every figure that the README quotes, as a command that anyone can run."""

@@ -1,0 +1,121 @@
+"""The three programs as processes of their own, for benchmarks and end-to-end tests."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PATIENCE_S = 60.0  # for a program to start
+STOP_S = 30.0  # for a program to end after SIGTERM
+
+
+class Program:
+    """A running program; its output goes to a file."""
+
+    def __init__(self, module: str, *arguments: str, log: Path) -> None:
+        self.log = log
+        self.name = f"{module} {' '.join(arguments)}"
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", module, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
+
+    def wait_for_line(self, pattern: str) -> str:
+        """The first group of a pattern, once the output has it."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            if match := re.search(pattern, self.log.read_text()):
+                return match.group(1)
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise AssertionError(f"{self.name} did not say {pattern!r}:\n{self.log.read_text()}")
+
+    def stop(self) -> int:
+        """End it as an operator would; returns its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def running_service(folder: Path, *arguments: str, port: int = 0) -> Iterator[tuple[Program, str]]:
+    """A service on a database in `folder`, and its address."""
+    database = f"sqlite:///{folder / 'service.db'}"
+    program = Program(
+        "latency_service.cli", "serve", "--port", str(port), "--database-url", database, *arguments,
+        log=folder / "service.log",
+    )  # fmt: skip
+    try:
+        yield program, program.wait_for_line(r"latency service on (http://\S+),")
+    finally:
+        program.stop()
+
+
+@contextmanager
+def running_agent(folder: Path, url: str, *arguments: str) -> Iterator[Program]:
+    """An agent that measures on this machine."""
+    program = Program(
+        "device_agents", "run", "--service", url, "--device", "local", *arguments, log=folder / "agent.log"
+    )
+    try:
+        yield program
+    finally:
+        program.stop()
+
+
+class PeakMemory:
+    """While entered, watches the resident memory of a process and its descendants."""
+
+    INTERVAL_S = 0.2
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.peak_mb: dict[str, float] = {}  # by command line
+
+    def __enter__(self) -> "PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        import psutil
+
+        while not self._over.wait(self.INTERVAL_S):
+            try:
+                root = psutil.Process(self._pid)
+                family = [root, *root.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                return
+            for process in family:
+                try:
+                    name = f"{process.pid} {' '.join(process.cmdline())}"
+                    now_mb = process.memory_info().rss / 1e6
+                except psutil.NoSuchProcess:
+                    continue
+                self.peak_mb[name] = max(self.peak_mb.get(name, 0.0), now_mb)

@@ -1,0 +1,352 @@
+"""`padnas-client`: search, and the parts of a search on their own."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.table import Table as Lines
+
+from latency_contract.canonical import content_hash
+from latency_contract.connection import ServiceConnection, ServiceError
+from latency_contract.devices import Device
+from latency_contract.operators import Network
+from latency_contract.tables import Purpose
+
+# What needs PyTorch is imported where it is used: `--help` and the small commands should not wait for it.
+from search_client.errors import SearchError
+
+if TYPE_CHECKING:
+    from search_client.latencies import LatencyService
+
+app = typer.Typer(
+    help="PAD-NAS: search for networks under a latency bound that is measured, not guessed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+table_app = typer.Typer(help="Latency tables: build, show, export.", no_args_is_help=True)
+app.add_typer(table_app, name="table")
+
+output = Console(highlight=False)
+
+ServiceOption = Annotated[str, typer.Option("--service", envvar="PADNAS_SERVICE", help="URL of the latency service")]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="device model or serial; needed where the service knows several")
+]
+SpaceOption = Annotated[str, typer.Option("--space", help="a built-in space, or the path of a TOML file")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="wait for an agent, however long it takes")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
+ChoicesOption = Annotated[
+    str | None, typer.Option("--choices", help="one choice per layer, with commas: IBConv_K3_E6,Identity,…")
+]
+FromOption = Annotated[Path | None, typer.Option("--from", help="a search's final.json")]
+NameOption = Annotated[str, typer.Option("--name", help="which architecture of final.json")]
+
+Parameters = ParamSpec("Parameters")
+
+
+def errors_are_sentences(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Exit status 1 and one sentence for what failed, 2 for wrong use."""
+
+    @wraps(command)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        logging.getLogger("stamina").setLevel(logging.ERROR)  # what is retried in vain is said in the end
+        try:
+            command(*args, **kwargs)
+        except (SearchError, ServiceError, OSError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from error
+        except ValueError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+
+    return run
+
+
+@app.command(
+    epilog="Example: padnas-client search --service http://127.0.0.1:8000 --space demo --data digits --out runs/first"
+)
+@errors_are_sentences
+def search(
+    service: ServiceOption,
+    out: Annotated[Path, typer.Option(help="directory of the search; the same one resumes it")],
+    space: Annotated[str | None, typer.Option(help="a built-in space, or the path of a TOML file")] = None,
+    data: Annotated[str | None, typer.Option(help="data set to train and validate on: digits")] = None,
+    device: DeviceOption = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings")] = None,
+    latency_min: Annotated[float | None, typer.Option(help="lower bound in ms")] = None,
+    latency_max: Annotated[float | None, typer.Option(help="upper bound in ms")] = None,
+    stages: Annotated[int | None, typer.Option(help="M of the paper: the space is pruned M - 2 times")] = None,
+    epochs: Annotated[str | None, typer.Option(help="of each training, with commas: 120,80,40")] = None,
+    learning_rates: Annotated[str | None, typer.Option(help="of each training, with commas: 0.5,0.1,0.1")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="images of one training step")] = None,
+    population: Annotated[int | None, typer.Option(help="architectures of one generation")] = None,
+    iterations: Annotated[int | None, typer.Option(help="generations after the first")] = None,
+    pruning_threshold: Annotated[float | None, typer.Option(help="P_th of the paper")] = None,
+    finals: Annotated[int | None, typer.Option(help="architectures to return")] = None,
+    seed: Annotated[int | None, typer.Option(help="of all randomness")] = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a space for the most accurate networks within latency bounds (Algorithm 1 of the paper)."""
+    from search_client.config import resolve
+    from search_client.pad_nas import Search
+    from search_client.progress import ConsoleProgress
+    from search_client.report import terminal_table
+    from search_client.run_directory import RunDirectory
+
+    flags = {
+        "space": space,
+        "data": data,
+        "device": device,
+        "latency_min_ms": latency_min,
+        "latency_max_ms": latency_max,
+        "stages": stages,
+        "epochs": _numbers(epochs, int),
+        "learning_rates": _numbers(learning_rates, float),
+        "batch_size": batch_size,
+        "population": population,
+        "iterations": iterations,
+        "pruning_threshold": pruning_threshold,
+        "finals": finals,
+        "seed": seed,
+    }
+    settings = resolve(flags, file=config)
+    client = f"search-{content_hash([settings.model_dump(mode='json'), str(out.resolve())])[:16]}"
+    with (
+        RunDirectory(out, settings) as directory,
+        _latencies(service, settings.device, client=client, wait=wait) as latencies,
+    ):
+        progress = ConsoleProgress()
+        try:
+            path = Search(settings, latencies, directory, progress).run()
+        except KeyboardInterrupt:
+            progress.say(f"Stopped. The same command goes on where this one was, in {out}.")
+            raise typer.Exit(1) from None
+    if as_json:
+        typer.echo(path.read_text(), nl=False)
+        return
+    output.print(terminal_table(json.loads(path.read_text())))
+    for written in (path, out / "report.html", out / "figures" / "pareto.png", out / "figures" / "distribution.png"):
+        output.print(str(written), soft_wrap=True)
+
+
+@app.command(epilog="Example: padnas-client spaces --json")
+@errors_are_sentences
+def spaces(as_json: JsonOption = False) -> None:
+    """List the built-in search spaces."""
+    from search_client.spaces import builtin_spaces, load_space
+
+    listed: list[dict[str, Any]] = []
+    for name in builtin_spaces():
+        space = load_space(name)
+        choices = list(dict.fromkeys(choice for layer in space.layers for choice in layer.choices))
+        listed.append(
+            {
+                "space": name,
+                "input_size": space.stem.height,
+                "layers": len(space.layers),
+                "size": space.size,
+                "operators": len(space.operators()),
+                "choices": choices,
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(listed))
+        return
+    lines = Lines("space", "input", "layers", "architectures", "operators to measure", "choices", box=None)
+    for space_line in listed:
+        size = space_line["size"]
+        lines.add_row(
+            str(space_line["space"]),
+            str(space_line["input_size"]),
+            str(space_line["layers"]),
+            f"{size:,}" if size < 1e9 else f"{size:.2e}",
+            str(space_line["operators"]),
+            " ".join(space_line["choices"]),
+        )
+    output.print(lines)
+
+
+@app.command(epilog="Example: padnas-client devices --service http://127.0.0.1:8000")
+@errors_are_sentences
+def devices(service: ServiceOption, as_json: JsonOption = False) -> None:
+    """List the devices that the service knows."""
+    from search_client.latencies import known_devices
+
+    with ServiceConnection(service) as connection:
+        known = known_devices(connection)
+    if as_json:
+        typer.echo(json.dumps([device.model_dump(mode="json") for device in known]))
+        return
+    lines = Lines("model", "serial", "state", "last seen", "runtime", box=None)
+    for device in known:
+        runtime = f"{device.protocol.runtime} {device.protocol.runtime_version}, {device.protocol.delegate}"
+        lines.add_row(device.model, device.serial, _state(device), f"{device.last_seen_at:%Y-%m-%d %H:%M:%S}", runtime)
+    output.print(lines if known else "No agent has reported a device yet. Start `padnas-agent run`.")
+
+
+@table_app.command("build", epilog="Example: padnas-client table build --service http://127.0.0.1:8000 --space basic")
+@errors_are_sentences
+def table_build(
+    service: ServiceOption, space: SpaceOption, device: DeviceOption = None, wait: WaitOption = False
+) -> None:
+    """Have every operator of a space measured, and publish the table."""
+    from search_client.progress import ConsoleProgress
+    from search_client.spaces import load_space
+
+    operators = load_space(space).operators()
+    with _latencies(service, device, client="table-build", wait=wait) as latencies:
+        with ConsoleProgress().task(f"measuring '{space}' on {latencies.device.model}", len(operators)) as advance:
+            measured = latencies.measured(operators, purpose=Purpose.TABLE, on_progress=advance)
+        table = latencies.publish()
+    unsteady = sum(latency.verdict == "unsteady" for latency in measured)
+    output.print(f"table {table.table_id} version {table.version}: {len(table.entries)} operators", soft_wrap=True)
+    output.print(f"of this space: {len(measured) - unsteady} steady, {unsteady} unsteady")
+
+
+@table_app.command("show", epilog="Example: padnas-client table show --service http://127.0.0.1:8000")
+@errors_are_sentences
+def table_show(service: ServiceOption, device: DeviceOption = None) -> None:
+    """Show the last published table of a device."""
+    with _latencies(service, device, client="table-show") as latencies:
+        table = latencies.published()
+    output.print(
+        f"{table.device_model}, {table.protocol.runtime} {table.protocol.runtime_version}, version {table.version},"
+        f" published {table.published_at:%Y-%m-%d %H:%M}",
+        soft_wrap=True,
+    )
+    lines = Lines("operator", box=None)
+    for heading in ("ms", "±", "verdict", "rounds"):
+        lines.add_column(heading, justify="right")
+    for entry in table.entries:
+        half_width = (entry.high_ms - entry.latency_ms) / entry.latency_ms
+        lines.add_row(entry.key, f"{entry.latency_ms:.4f}", f"{half_width:.1%}", entry.verdict, str(entry.rounds))
+    output.print(lines)
+
+
+class ExportFormat(StrEnum):
+    JSON = "json"
+    CSV = "csv"
+
+
+@table_app.command(
+    "export", epilog="Example: padnas-client table export --service http://127.0.0.1:8000 --format csv --out table.csv"
+)
+@errors_are_sentences
+def table_export(
+    service: ServiceOption,
+    out: Annotated[Path, typer.Option(help="file to write")],
+    device: DeviceOption = None,
+    as_format: Annotated[ExportFormat, typer.Option("--format", help="json keeps everything")] = ExportFormat.JSON,
+) -> None:
+    """Write the last published table of a device to a file."""
+    with _latencies(service, device, client="table-export") as latencies:
+        table = latencies.published()
+    out.write_text(table.to_csv() if as_format == ExportFormat.CSV else table.model_dump_json(indent=1))
+    output.print(f"{out}: {len(table.entries)} operators of {table.device_model}", soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: padnas-client predict --service http://127.0.0.1:8000 --from runs/demo/final.json --name 1"
+)
+@errors_are_sentences
+def predict(
+    service: ServiceOption,
+    from_file: FromOption = None,
+    name: NameOption = "1",
+    space: Annotated[str | None, typer.Option(help="space of --choices")] = None,
+    choices: ChoicesOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict an architecture's latency: the sum of its operators in the published table."""
+    from search_client.latencies import predict as sum_up
+
+    network = _network(from_file, name=name, space=space, choices=choices)
+    with _latencies(service, device, client="predict") as latencies:
+        prediction = sum_up(network, latencies.published())
+    if as_json:
+        typer.echo(json.dumps(prediction._asdict()))
+    else:
+        output.print(f"{prediction.latency_ms:.4f} ms ({prediction.low_ms:.4f} to {prediction.high_ms:.4f})")
+
+
+@app.command(
+    epilog="Example: padnas-client measure --service http://127.0.0.1:8000 --from runs/demo/final.json --name 1"
+)
+@errors_are_sentences
+def measure(
+    service: ServiceOption,
+    from_file: FromOption = None,
+    name: NameOption = "1",
+    space: Annotated[str | None, typer.Option(help="space of --choices")] = None,
+    choices: ChoicesOption = None,
+    device: DeviceOption = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a whole network on a device."""
+    from search_client.progress import ConsoleProgress
+
+    network = _network(from_file, name=name, space=space, choices=choices)
+    with (
+        _latencies(service, device, client="measure", wait=wait) as latencies,
+        ConsoleProgress().task(f"measuring on {latencies.device.model}", 1) as advance,
+    ):
+        (latency,) = latencies.measured([network], purpose=Purpose.SEARCH, on_progress=advance)
+    if as_json:
+        typer.echo(latency.model_dump_json())
+    else:
+        output.print(
+            f"{latency.latency_ms:.4f} ms ({latency.low_ms:.4f} to {latency.high_ms:.4f}), {latency.verdict}"
+            f" after {latency.rounds} rounds"
+        )
+
+
+@contextmanager
+def _latencies(service: str, device: str | None, *, client: str, wait: bool = False) -> Iterator["LatencyService"]:
+    from search_client.latencies import LatencyService
+
+    with ServiceConnection(service) as connection:
+        yield LatencyService(connection, device=device, client=client, wait=wait)
+
+
+def _network(from_file: Path | None, *, name: str, space: str | None, choices: str | None) -> Network:
+    """The network that a command was given, by a search's result or by a space and its choices."""
+    from search_client.spaces import load_space
+
+    if from_file is not None:
+        final = json.loads(from_file.read_text())
+        named = {architecture["name"]: architecture for architecture in final["architectures"]}
+        if name not in named:
+            raise ValueError(f"{from_file} has no architecture '{name}'. It has {', '.join(named)}.")
+        return Network.model_validate(named[name]["network"])
+    if space is None or choices is None:
+        raise ValueError("No architecture given. Use --from FINAL.JSON, or --space and --choices.")
+    loaded, chosen = load_space(space), tuple(choices.split(","))
+    if len(chosen) != len(loaded.layers):
+        raise ValueError(f"'{space}' has {len(loaded.layers)} layers, but {len(chosen)} choices are given.")
+    return loaded.network(chosen)
+
+
+def _numbers(text: str | None, kind: type[int] | type[float]) -> list[Any] | None:
+    """Numbers of a list with commas. Raises ValueError."""
+    if text is None:
+        return None
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"'{text}' is not a list of numbers with commas, as 120,80,40.") from error
+
+
+def _state(device: Device) -> str:
+    if not device.alive:
+        return "no agent"
+    return "ready" if device.blocked_until is None else f"rests: {device.last_fault}"

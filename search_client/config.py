@@ -1,0 +1,120 @@
+"""Settings of a search. What is saved as `config.toml` is what the result is a function of.
+
+A setting comes from, in this order: the command line, the file given with `--config`, the `[recipe]` of the search
+space, the paper.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from latency_contract.canonical import Contract
+from latency_contract.errors import validation_sentence
+from search_client.ces import CesSettings
+from search_client.spaces import space_recipe
+from search_client.training import TrainingRecipe
+
+
+class SearchConfig(Contract):
+    """Every setting of a search; defaults are those of section 4.1 of the paper."""
+
+    space: str
+    data: str
+    device: str | None = None  # None: the only one that the service knows
+    latency_min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: see pad_nas.default_bounds
+    latency_max_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    stages: Annotated[int, Field(ge=2, le=10)] = 4  # M
+    epochs: tuple[Annotated[int, Field(ge=1)], ...] = (120, 80, 40)  # of each training, M - 1 of them
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 0.1, 0.1)
+    batch_size: Annotated[int, Field(ge=2)] = 1024
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 4e-5
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    population: Annotated[int, Field(ge=2)] = 64
+    iterations: Annotated[int, Field(ge=0)] = 40
+    pruning_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.01  # P_th
+    max_rank: Annotated[int, Field(ge=2)] = 10  # nondomination ranks below it count for pruning
+    calibration_images: Annotated[int, Field(ge=2)] = 512  # for the batch-norm statistics of a candidate
+    finals: Annotated[int, Field(ge=1)] = 5  # architectures to return
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if len(self.epochs) != self.stages - 1 or len(self.learning_rates) != self.stages - 1:
+            raise ValueError(
+                f"{self.stages} stages train the supernet {self.stages - 1} times, but there are {len(self.epochs)}"
+                f" epochs and {len(self.learning_rates)} learning_rates; give one of each for every training"
+            )
+        low_ms, high_ms = self.latency_min_ms, self.latency_max_ms
+        if low_ms is not None and high_ms is not None and low_ms > high_ms:
+            raise ValueError(f"latency_min_ms {low_ms:g} is above latency_max_ms {high_ms:g}")
+        return self
+
+    @property
+    def ces(self) -> CesSettings:
+        return CesSettings(population=self.population, iterations=self.iterations)
+
+    def training(self, stage: int) -> TrainingRecipe:
+        """How the supernet of a stage (from 1) is trained."""
+        return TrainingRecipe(
+            epochs=self.epochs[stage - 1],
+            learning_rate=self.learning_rates[stage - 1],
+            batch_size=self.batch_size,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            label_smoothing=self.label_smoothing,
+        )
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def resolve(flags: dict[str, Any], *, file: Path | None) -> SearchConfig:
+    """The settings of a search from the command line (None: not given) and a TOML file.
+
+    Fewer stages than a recipe was written for train as many epochs in all: the last training takes over those of
+    the trainings that are left out. I-Supernet (M = 2) and P-Supernet (M = 3) of the paper are made so.
+
+    Raises:
+        ValueError: a setting that is unknown, out of range or missing, or a file that cannot be read.
+        InvalidSpace: no such search space.
+    """
+    settings = _read(file) if file is not None else {}
+    settings |= {name: value for name, value in flags.items() if value is not None}
+    if missing := [name for name in ("space", "data") if name not in settings]:
+        raise ValueError(f"No {' and no '.join(missing)} given. Use {' and '.join(f'--{name}' for name in missing)}.")
+    defaults = {name: field.default for name, field in SearchConfig.model_fields.items() if not field.is_required()}
+    defaults |= space_recipe(str(settings["space"]))
+    defaults |= _for_trainings(defaults, settings.get("stages", defaults["stages"]) - 1)
+    try:
+        return SearchConfig.model_validate(defaults | settings)
+    except ValidationError as error:
+        raise ValueError(f"The settings cannot be used: {validation_sentence(error.errors())}.") from error
+
+
+def _for_trainings(recipe: dict[str, Any], trainings: int) -> dict[str, Any]:
+    """Epochs and learning rates of a recipe with fewer trainings, and as many epochs in all."""
+    epochs, rates = list(recipe["epochs"]), list(recipe["learning_rates"])
+    if not 1 <= trainings < len(epochs):
+        return {}
+    return {"epochs": [*epochs[: trainings - 1], sum(epochs[trainings - 1 :])], "learning_rates": rates[:trainings]}
+
+
+def load(path: Path) -> SearchConfig:
+    """The settings that a search saved. Raises ValueError."""
+    try:
+        return SearchConfig.model_validate(_read(path))
+    except ValidationError as error:
+        raise ValueError(f"{path} does not hold settings: {validation_sentence(error.errors())}.") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}.") from error

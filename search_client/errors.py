@@ -1,0 +1,69 @@
+"""What can go wrong in a search, each with a sentence for people.
+
+SearchError
+├── InvalidSpace              a search space that cannot be built (also a ValueError)
+├── InvalidData               no such data set
+├── NoFeasibleArchitecture    nothing in the space satisfies the latency bounds
+├── TrainingDiverged          the loss is no longer a number
+├── InvalidCheckpoint         a checkpoint that training cannot go on from
+├── AnotherSearch             the output directory is not this search's, or is in use
+├── NoSuchDevice              the service does not know the device
+├── NoAgent                   no agent measures on the device
+├── NotMeasurable             operators that failed on the device
+└── IncompleteTable           a latency that the table does not hold
+"""
+
+
+class SearchError(Exception):
+    """The search cannot go on; the text says why and what to do next."""
+
+
+class InvalidSpace(SearchError, ValueError):
+    pass
+
+
+class InvalidData(SearchError):
+    pass
+
+
+class NoFeasibleArchitecture(SearchError):
+    """Carries the bounds that were asked for, and the range of latencies that the space attains."""
+
+    def __init__(self, *, min_ms: float, max_ms: float, low_ms: float, high_ms: float) -> None:
+        super().__init__(
+            f"No architecture with a latency between {min_ms:g} and {max_ms:g} ms was found:"
+            f" this space reaches from {low_ms:.4g} to {high_ms:.4g} ms."
+            " Choose latency bounds that overlap this range, or widen them."
+        )
+        self.min_ms = min_ms
+        self.max_ms = max_ms
+        self.low_ms = low_ms
+        self.high_ms = high_ms
+
+
+class TrainingDiverged(SearchError):
+    pass
+
+
+class InvalidCheckpoint(SearchError):
+    pass
+
+
+class AnotherSearch(SearchError):
+    pass
+
+
+class NoSuchDevice(SearchError):
+    pass
+
+
+class NoAgent(SearchError):
+    pass
+
+
+class NotMeasurable(SearchError):
+    pass
+
+
+class IncompleteTable(SearchError):
+    pass

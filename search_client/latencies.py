@@ -1,0 +1,199 @@
+"""Latencies from the service: have a space's operators measured, and sum them up for a network."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from latency_contract.connection import ServiceConnection
+from latency_contract.devices import Device
+from latency_contract.operators import Conv, Head, IBConv, Network
+from latency_contract.tables import (
+    Latency,
+    LatencyAnswer,
+    LatencyQuery,
+    LatencyRelease,
+    LatencyStatus,
+    Purpose,
+    Released,
+    Table,
+    TablePublication,
+    table_id,
+)
+from search_client.ces import AdditiveLatency
+from search_client.errors import IncompleteTable, NoAgent, NoSuchDevice, NotMeasurable
+from search_client.spaces import SearchSpace
+
+POLL_S = 0.5  # between two looks at what is still missing
+NO_AGENT_S = 20.0  # a device without an agent for so long is said to have none; agents take some seconds to start
+
+OnProgress = Callable[[int], None]  # subjects measured so far
+
+
+class Prediction(NamedTuple):
+    """Sum of a network's operators, with the interval that their own intervals leave it.
+
+    It says how well the sum is known, not how well a sum predicts a network: for that, measure the network.
+    """
+
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+
+
+class LatencyService:
+    """The service as one search sees it: one device, one name to be known by."""
+
+    def __init__(self, connection: ServiceConnection, *, device: str | None, client: str, wait: bool = False) -> None:
+        """`device` may be None where the service knows just one device model; `wait`: for an agent, however long.
+
+        Raises:
+            NoSuchDevice: the service does not know the device, or there are several to choose from.
+        """
+        self._connection = connection
+        self._client = client
+        self._wait = wait
+        self.device = _find_device(connection, device, patience_s=math.inf if wait else NO_AGENT_S)
+
+    def request(self, subjects: Sequence[Conv | IBConv | Head | Network], *, purpose: Purpose) -> None:
+        """Have subjects queued and come back at once."""
+        self._ask(subjects, purpose=purpose, queue_missing=True)
+
+    def measured(
+        self, subjects: Sequence[Conv | IBConv | Head | Network], *, purpose: Purpose, on_progress: OnProgress
+    ) -> list[Latency]:
+        """Latencies of subjects, waiting until the last one is measured.
+
+        Raises:
+            NoAgent: the device has no agent at work, and this search was not told to wait for one.
+            NotMeasurable: some subjects failed on the device.
+        """
+        answer = self._ask(subjects, purpose=purpose, queue_missing=True)
+        last_alive = time.monotonic()
+        while True:
+            count = Counter(entry.status for entry in answer.entries)
+            on_progress(count[LatencyStatus.MEASURED])
+            if count[LatencyStatus.MEASURED] + count[LatencyStatus.FAILED] == len(subjects):
+                break
+            if answer.device_alive:
+                last_alive = time.monotonic()
+            elif time.monotonic() - last_alive > NO_AGENT_S and not self._wait:
+                missing = len(subjects) - count[LatencyStatus.MEASURED]
+                raise NoAgent(
+                    f"{missing} operators are still to be measured on {answer.device_model}, but no agent is at work"
+                    " there. Start `padnas-agent run`, or use --wait to wait for one."
+                )
+            time.sleep(POLL_S)
+            # Asking with queue_missing again would retry what has failed, so only the missing is looked at.
+            answer = self._ask(subjects, purpose=purpose, queue_missing=count[LatencyStatus.MISSING] > 0)
+        failed = [entry for entry in answer.entries if entry.status == LatencyStatus.FAILED]
+        if failed:
+            reasons = "; ".join(f"{entry.key}: {entry.error}" for entry in failed[:3])
+            raise NotMeasurable(
+                f"{len(failed)} of {len(subjects)} subjects cannot be measured on {answer.device_model} ({reasons})."
+                " Take them out of the search space, or ask again once their cause is mended."
+            )
+        return [entry.latency for entry in answer.entries if entry.latency is not None]
+
+    def complete(self, operators: Sequence[Conv | IBConv | Head]) -> bool:
+        """Whether every operator is measured by now."""
+        answer = self._ask(operators, purpose=Purpose.SEARCH, queue_missing=False)
+        return all(entry.status == LatencyStatus.MEASURED for entry in answer.entries)
+
+    def publish(self) -> Table:
+        """The table as it stands, as an immutable version."""
+        publication = TablePublication(device=self.device.model, protocol_id=self.device.protocol.id)
+        return self._connection.ask("POST", "/v1/tables", Table, body=publication)
+
+    def published(self) -> Table:
+        """The last published version."""
+        identity = table_id(device_model=self.device.model, protocol_id=self.device.protocol.id)
+        return self._connection.ask("GET", f"/v1/tables/{identity}", Table)
+
+    def release(self, subjects: Sequence[Conv | IBConv | Head] | None = None) -> int:
+        """This search needs these subjects (or any) no more; returns how many jobs were cancelled for it."""
+        ids = None if subjects is None else tuple(subject.id for subject in subjects)
+        release = LatencyRelease(client=self._client, subject_ids=ids)
+        return self._connection.ask("POST", "/v1/latencies/release", Released, body=release).cancelled
+
+    def _ask(
+        self, subjects: Sequence[Conv | IBConv | Head | Network], *, purpose: Purpose, queue_missing: bool
+    ) -> LatencyAnswer:
+        query = LatencyQuery(
+            device=self.device.model,
+            protocol_id=self.device.protocol.id,
+            subjects=tuple(subjects),
+            queue_missing=queue_missing,
+            client=self._client,
+            purpose=purpose,
+        )
+        return self._connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query)
+
+
+def known_devices(connection: ServiceConnection) -> list[Device]:
+    """Every unit that has reported to the service, the one seen last first."""
+    return TypeAdapter(list[Device]).validate_json(connection.request("GET", "/v1/devices").content)
+
+
+def additive_latency(space: SearchSpace, table: Table) -> AdditiveLatency:
+    """The table's numbers in the shape of the space. Identity takes no time.
+
+    Raises:
+        IncompleteTable: an operator of the space is not in the table.
+    """
+    layers = []
+    for index, layer in enumerate(space.layers):
+        operators = [space.operator(index, choice) for choice in layer.choices]
+        layers.append(np.array([0.0 if o is None else _entry_ms(table, o) for o in operators]))
+    return AdditiveLatency(_entry_ms(table, space.stem) + _entry_ms(table, space.head), tuple(layers))
+
+
+def predict(network: Network, table: Table) -> Prediction:
+    """Latency of a network as the sum of its operators.
+
+    The errors of different operators are independent, so their half-widths add up as squares; an operator that
+    occurs twice is wrong in the same direction twice.
+
+    Raises:
+        IncompleteTable: an operator of the network is not in the table.
+    """
+    total_ms = sum(_entry_ms(table, operator) for operator in network.operators)
+    below, above = 0.0, 0.0
+    for subject_id, times in Counter(operator.id for operator in network.operators).items():
+        entry = table.by_subject[subject_id]
+        below += (times * (entry.latency_ms - entry.low_ms)) ** 2
+        above += (times * (entry.high_ms - entry.latency_ms)) ** 2
+    return Prediction(total_ms, total_ms - math.sqrt(below), total_ms + math.sqrt(above))
+
+
+def _entry_ms(table: Table, operator: Conv | IBConv | Head) -> float:
+    entry = table.by_subject.get(operator.id)
+    if entry is None:
+        raise IncompleteTable(
+            f"Table {table.table_id[:12]} version {table.version} of {table.device_model} does not hold {operator.key}."
+            " Build it for this space with: padnas-client table build"
+        )
+    return entry.latency_ms
+
+
+def _find_device(connection: ServiceConnection, name: str | None, *, patience_s: float) -> Device:
+    """The unit that was seen last of the model asked for. An agent may need a moment to report it."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        devices = known_devices(connection)
+        models = list(dict.fromkeys(device.model for device in devices))
+        if name is None and len(models) > 1:
+            raise NoSuchDevice(f"The service knows several devices: {', '.join(models)}. Choose one with --device.")
+        wanted = models[0] if name is None and models else name
+        for device in devices:
+            if wanted is not None and wanted.casefold() in (device.model.casefold(), device.serial.casefold()):
+                return device
+        if models:
+            raise NoSuchDevice(f"There is no device '{name}'. The service knows: {', '.join(models)}.")
+        if time.monotonic() > deadline:
+            raise NoSuchDevice("No agent has reported a device to the service. Start `padnas-agent run`.")
+        time.sleep(POLL_S)

@@ -1,0 +1,277 @@
+"""PAD-NAS, Algorithm 1 of the paper: train, search, prune, again and again, with latencies asked from the service.
+
+A search is a function of its settings, the table version and the data. What is done is on disk; whoever is stopped
+anywhere and started again with the same directory ends with the same `final.json`.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from latency_contract.canonical import content_hash
+from latency_contract.tables import Purpose, Table
+from search_client import figures, report
+from search_client.ces import (
+    Evaluated,
+    LatencyBounds,
+    constrained_evolutionary_search,
+    nondomination_ranks,
+)
+from search_client.config import SearchConfig
+from search_client.data import ImageData, load_data
+from search_client.errors import NoFeasibleArchitecture
+from search_client.latencies import LatencyService, additive_latency, predict
+from search_client.oracle import SupernetOracle
+from search_client.progress import ConsoleProgress
+from search_client.pruning import OperatorDistribution, operator_distribution, prune
+from search_client.run_directory import RunDirectory, write_json
+from search_client.spaces import SearchSpace, load_space
+from search_client.supernet import Supernet
+from search_client.training import EpochRecord, train_supernet
+
+ORACLE_BATCH_SIZE = 128  # images that pass through a candidate at a time, as in SPOS
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A supernet, the search on it, and what the good architectures used."""
+
+    number: int  # from 1
+    space: SearchSpace
+    supernet: Supernet
+    evaluated: list[Evaluated]
+    distribution: OperatorDistribution
+
+
+@dataclass
+class Search:
+    """One search in its directory, with the service that measures for it."""
+
+    config: SearchConfig
+    service: LatencyService
+    directory: RunDirectory
+    progress: ConsoleProgress
+    space: SearchSpace = field(init=False)
+    data: ImageData = field(init=False)
+    table: Table | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        input_size = load_space(self.config.space).stem.height
+        self.data = load_data(self.config.data, input_size=input_size, seed=self.config.seed)
+        self.space = load_space(self.config.space, classes=self.data.classes)
+        self.table = self.directory.table
+
+    def run(self) -> Path:
+        """Algorithm 1. Returns the path of `final.json`; pictures and a report lie beside it."""
+        # One core stays free, above all for an agent on this machine: two threads that wait for each other on a core
+        # that is taken train four times as slowly as one.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
+        self._say_what_is_searched()
+        if self.table is None:
+            self.service.request(self.space.operators(), purpose=Purpose.SEARCH)  # measured while the supernet trains
+            self._take_table_if_complete()
+        stages = [self._stage(1, self.space, parent=None)]  # line 1
+        for number in range(2, self.config.stages):  # line 2
+            last = stages[-1]
+            pruned = prune(last.space, last.distribution, threshold=self.config.pruning_threshold)  # line 7
+            self.progress.say(f"pruned from {last.space.size:,} to {pruned.size:,} architectures")
+            self._release_what_was_pruned(last.space, pruned)
+            stages.append(self._stage(number, pruned, parent=last.supernet))
+        return self._finish(stages)  # line 11
+
+    def _stage(self, number: int, space: SearchSpace, *, parent: Supernet | None) -> Stage:
+        """Train a supernet (lines 1 and 8), search on it (lines 3 and 10), estimate the distribution (lines 4-6)."""
+        directory = self.directory.stage(number)
+        directory.save_space(space)
+        torch.manual_seed(self._seed("initial weights", number))
+        supernet = Supernet(space)
+        if parent is not None:
+            supernet.inherit(parent)
+        supernet.to("cuda" if torch.cuda.is_available() else "cpu")
+        recipe = self.config.training(number)
+        with self.progress.task(f"stage {number}: training", recipe.epochs) as advance:
+
+            def on_epoch(record: EpochRecord) -> None:
+                directory.append_epoch(record)
+                advance(record.epoch, f"loss {record.loss:.3f}, accuracy {record.train_accuracy:.1%}")
+                self._take_table_if_complete()
+
+            train_supernet(
+                supernet,
+                self.data,
+                recipe=recipe,
+                seed=self._seed("training", number),
+                checkpoint=directory.checkpoint,
+                on_epoch=on_epoch,
+            )
+        latency = additive_latency(space, self._complete_table())
+        known = {item.architecture: item.accuracy for item in directory.history()}
+        with self.progress.task(f"stage {number}: searching", self.config.iterations + 1) as advance:
+            best = 0.0
+
+            def on_generation(generation: int, newest: Sequence[Evaluated]) -> None:
+                nonlocal best
+                directory.append_history([item for item in newest if item.architecture not in known])
+                best = max([best, *(item.accuracy for item in newest)])
+                advance(generation + 1, f"best one-shot accuracy {best:.1%}")
+
+            evaluated = constrained_evolutionary_search(
+                space,
+                latency=latency,
+                oracle=self._oracle(supernet),
+                bounds=self._bounds(),
+                settings=self.config.ces,
+                seed=self._seed("search", number),
+                known=known,
+                on_generation=on_generation,
+            )
+        distribution = operator_distribution(space, evaluated, max_rank=self.config.max_rank)
+        directory.save_distribution(distribution, space)
+        return Stage(number, space, supernet, evaluated, distribution)
+
+    def _take_table_if_complete(self) -> None:
+        """As soon as everything is measured, see whether the bounds can be met: not after a night of training."""
+        if self.table is None and self.service.complete(self.space.operators()):
+            self._take_table()
+
+    def _complete_table(self) -> Table:
+        """The table, waiting for what is still missing."""
+        if self.table is None:
+            operators = self.space.operators()
+            with self.progress.task("measuring operators", len(operators)) as advance:
+                self.service.measured(operators, purpose=Purpose.SEARCH, on_progress=advance)
+            self._take_table()
+        assert self.table is not None
+        return self.table
+
+    def _take_table(self) -> None:
+        """Publish the table as a version, and embed a copy: the whole search is made with it."""
+        self.table = self.service.publish()
+        bounds = self._bounds()
+        latency = additive_latency(self.space, self.table)
+        low_ms, high_ms = latency.attainable()
+        if high_ms < bounds.min_ms or bounds.max_ms < low_ms:
+            raise NoFeasibleArchitecture(min_ms=bounds.min_ms, max_ms=bounds.max_ms, low_ms=low_ms, high_ms=high_ms)
+        self.directory.save_table(self.table)
+        self.progress.say(
+            f"table version {self.table.version} of {self.table.device_model}: architectures take {low_ms:.3f} to"
+            f" {high_ms:.3f} ms, searched are {bounds.min_ms:.3f} to {bounds.max_ms:.3f} ms"
+        )
+
+    def _bounds(self) -> LatencyBounds:
+        assert self.table is not None
+        attainable_ms = additive_latency(self.space, self.table).attainable()
+        return latency_bounds(self.config.latency_min_ms, self.config.latency_max_ms, attainable_ms=attainable_ms)
+
+    def _release_what_was_pruned(self, before: SearchSpace, after: SearchSpace) -> None:
+        kept = set(after.operators())
+        pruned = [operator for operator in before.operators() if operator not in kept]
+        if pruned:
+            self.service.release(pruned)
+
+    def _finish(self, stages: Sequence[Stage]) -> Path:
+        """Measure the final architectures whole (line 11), and write everything down."""
+        table, bounds, last = self._complete_table(), self._bounds(), stages[-1]
+        finals = final_architectures(last.evaluated, count=self.config.finals)
+        networks = [last.space.network(item.architecture) for item in finals]
+        with self.progress.task("measuring final networks", len(networks)) as advance:
+            measured = self.service.measured(networks, purpose=Purpose.SEARCH, on_progress=advance)
+        self.service.release()
+        test_accuracies = self._oracle(last.supernet, split="test").evaluate([item.architecture for item in finals])
+        final = {
+            "config": self.config.model_dump(mode="json"),
+            "data_sha256": self.data.fingerprint,
+            "device_model": table.device_model,
+            "table": {"table_id": table.table_id, "version": table.version},
+            "protocol": table.protocol.model_dump(mode="json"),
+            "latency_bounds_ms": [bounds.min_ms, bounds.max_ms],
+            "stages": [
+                {
+                    "stage": stage.number,
+                    "size": stage.space.size,
+                    "evaluated": len(stage.evaluated),
+                    "best_one_shot_accuracy": max(item.accuracy for item in stage.evaluated),
+                }
+                for stage in stages
+            ],
+            "architectures": [
+                {
+                    "name": str(place),
+                    "choices": dict(zip((layer.name for layer in last.space.layers), item.architecture, strict=True)),
+                    "predicted_latency": predict(network, table)._asdict(),
+                    "measured_latency": latency.model_dump(mode="json", exclude={"measured_at"}),
+                    "one_shot_accuracy": item.accuracy,
+                    "one_shot_test_accuracy": test_accuracy,
+                    "macs": network.macs,
+                    "parameters": network.parameters,
+                    "network": network.model_dump(mode="json"),
+                }
+                for place, (item, network, latency, test_accuracy) in enumerate(
+                    zip(finals, networks, measured, test_accuracies, strict=True), start=1
+                )
+            ],
+        }
+        path = self.directory.path / "final.json"
+        write_json(path, final)
+        self._draw(final, stages)
+        return path
+
+    def _draw(self, final: dict[str, Any], stages: Sequence[Stage]) -> None:
+        folder = self.directory.figures
+        figures.draw_pareto(folder / "pareto.png", final, {stage.number: stage.evaluated for stage in stages})
+        figures.draw_distributions(
+            folder / "distribution.png",
+            self.space,
+            {
+                f"stage {stage.number}: {stage.space.size:,} architectures": (stage.space, stage.distribution)
+                for stage in stages
+            },
+        )
+        report.write(self.directory.path / "report.html", final)
+
+    def _oracle(self, supernet: Supernet, *, split: Literal["validation", "test"] = "validation") -> SupernetOracle:
+        return SupernetOracle(
+            supernet,
+            self.data,
+            calibration_images=self.config.calibration_images,
+            batch_size=ORACLE_BATCH_SIZE,
+            split=split,
+            seed=self.config.seed,
+        )
+
+    def _say_what_is_searched(self) -> None:
+        self.progress.say(
+            f"searching '{self.space.name}' ({self.space.size:,} architectures) on {self.data.name}"
+            f" ({len(self.data.train_labels):,} training images) for {self.service.device.model}"
+        )
+
+    def _seed(self, purpose: str, stage: int) -> int:
+        """A random stream of its own for every purpose and stage."""
+        return int(content_hash([self.config.seed, purpose, stage])[:8], 16)
+
+
+def latency_bounds(min_ms: float | None, max_ms: float | None, *, attainable_ms: tuple[float, float]) -> LatencyBounds:
+    """The bounds asked for. One that is not given is no restriction; with neither, the middle third is searched."""
+    low_ms, high_ms = attainable_ms
+    if min_ms is None and max_ms is None:
+        third_ms = (high_ms - low_ms) / 3
+        return LatencyBounds(low_ms + third_ms, high_ms - third_ms)
+    if min_ms is None:
+        return LatencyBounds(min(low_ms, max_ms or low_ms), max_ms or high_ms)
+    return LatencyBounds(min_ms, max(high_ms, min_ms) if max_ms is None else max_ms)
+
+
+def final_architectures(evaluated: Sequence[Evaluated], *, count: int) -> list[Evaluated]:
+    """The Pareto front first, on it the most accurate first (line 11 of Algorithm 1); then the next front, and so on.
+
+    The first is the architecture of highest accuracy, of equals the fastest.
+    """
+    ranks = nondomination_ranks(evaluated)
+    order = sorted(
+        zip(ranks, evaluated, strict=True), key=lambda pair: (pair[0], -pair[1].accuracy, pair[1].latency_ms)
+    )
+    return [item for _, item in order[:count]]

@@ -1,0 +1,74 @@
+"""The report of a search: one page that a browser opens from disk, and the same table for a terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.table import Table
+
+from search_client.run_directory import write_text
+
+
+class Row(NamedTuple):
+    """One final architecture, as people read it."""
+
+    name: str
+    predicted: str
+    measured: str
+    difference: str  # of the prediction from the measurement
+    within_bounds: bool  # by the measured latency, its interval given the benefit of the doubt
+    verdict: str
+    accuracy: str
+    test_accuracy: str
+    macs: str
+    parameters: str
+
+
+def rows(final: Mapping[str, Any]) -> list[Row]:
+    """The final architectures of a `final.json`."""
+    low_ms, high_ms = final["latency_bounds_ms"]
+    made = []
+    for architecture in final["architectures"]:
+        predicted, measured = architecture["predicted_latency"], architecture["measured_latency"]
+        made.append(
+            Row(
+                name=architecture["name"],
+                predicted=_with_interval(predicted),
+                measured=_with_interval(measured),
+                difference=f"{predicted['latency_ms'] / measured['latency_ms'] - 1:+.1%}",
+                within_bounds=measured["high_ms"] >= low_ms and measured["low_ms"] <= high_ms,
+                verdict=measured["verdict"],
+                accuracy=f"{architecture['one_shot_accuracy']:.1%}",
+                test_accuracy=f"{architecture['one_shot_test_accuracy']:.1%}",
+                macs=f"{architecture['macs'] / 1e6:.2f} M",
+                parameters=f"{architecture['parameters'] / 1e6:.3f} M",
+            )
+        )
+    return made
+
+
+def terminal_table(final: Mapping[str, Any]) -> Table:
+    low_ms, high_ms = final["latency_bounds_ms"]
+    table = Table(title=f"Final architectures on {final['device_model']}, bounds {low_ms:.3f} to {high_ms:.3f} ms")
+    for heading in ("", "predicted ms", "measured ms", "off by", "", "accuracy", "on test", "MACs", "parameters"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows(final):
+        cells = [*row[:4], row.verdict if row.within_bounds else f"{row.verdict}, out of bounds", *row[6:]]
+        table.add_row(*cells, style=None if row.within_bounds else "red")
+    return table
+
+
+def write(path: Path, final: Mapping[str, Any]) -> None:
+    """The page; its pictures are those in `figures/` beside it."""
+    environment = Environment(
+        loader=PackageLoader("search_client", "templates"), autoescape=True, undefined=StrictUndefined
+    )
+    write_text(path, environment.get_template("report.html").render(final=final, rows=rows(final)))
+
+
+def _with_interval(latency: Mapping[str, Any]) -> str:
+    """Value and half-width in milliseconds; the wider side where they differ."""
+    value = latency["latency_ms"]
+    half_width = max(value - latency["low_ms"], latency["high_ms"] - value)
+    return f"{value:.3f} ± {half_width:.3f}"

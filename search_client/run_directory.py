@@ -1,0 +1,147 @@
+"""A search's directory: plain files, each written whole or not at all, from which a search goes on after any stop.
+
+config.toml  table.json  final.json  report.html  figures/
+stage-K/  space.json  training.jsonl  supernet.safetensors  history.jsonl  distribution.json
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from latency_contract.tables import Table
+from search_client import config
+from search_client.ces import Evaluated
+from search_client.config import SearchConfig
+from search_client.errors import AnotherSearch
+from search_client.pruning import OperatorDistribution
+from search_client.spaces import SearchSpace
+from search_client.training import EpochRecord
+
+
+class RunDirectory:
+    """Open it for one search; a second process that opens it is refused."""
+
+    def __init__(self, path: Path, settings: SearchConfig) -> None:
+        """Make the directory, or take up the search in it.
+
+        Raises:
+            AnotherSearch: the directory belongs to a search with other settings, or one is running in it.
+        """
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(path)
+        saved = path / "config.toml"
+        if saved.exists():
+            _must_be_the_same(config.load(saved), settings, path)
+        elif any(entry.name != ".lock" for entry in path.iterdir()):
+            raise AnotherSearch(f"{path} holds files, but none of a search. Choose an empty or a new directory.")
+        else:
+            write_text(saved, settings.to_toml())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+    @property
+    def table(self) -> Table | None:
+        path = self.path / "table.json"
+        return Table.model_validate_json(path.read_text()) if path.exists() else None
+
+    def save_table(self, table: Table) -> None:
+        write_text(self.path / "table.json", table.model_dump_json(indent=1))
+
+    def stage(self, number: int) -> "StageDirectory":
+        return StageDirectory(self.path / f"stage-{number}")
+
+    @property
+    def figures(self) -> Path:
+        path = self.path / "figures"
+        path.mkdir(exist_ok=True)
+        return path
+
+
+class StageDirectory:
+    """One stage: the space, the supernet trained in it, the search on that supernet, and what the search used."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(exist_ok=True)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "supernet.safetensors"
+
+    def save_space(self, space: SearchSpace) -> None:
+        write_json(self.path / "space.json", space.to_json() | {"size": space.size})
+
+    def append_epoch(self, record: EpochRecord) -> None:
+        _append_lines(self.path / "training.jsonl", [asdict(record)])
+
+    def history(self) -> list[Evaluated]:
+        """What was evaluated before this search was stopped. A line that was cut off is dropped, and forgotten."""
+        path = self.path / "history.jsonl"
+        if not path.exists():
+            return []
+        whole, separator, _ = path.read_text().rpartition("\n")
+        write_text(path, whole + separator)
+        lines = [json.loads(line) for line in whole.splitlines()]
+        return [Evaluated(**line | {"architecture": tuple(line["architecture"])}) for line in lines]
+
+    def append_history(self, evaluated: Sequence[Evaluated]) -> None:
+        _append_lines(self.path / "history.jsonl", [asdict(item) for item in evaluated])
+
+    def save_distribution(self, distribution: OperatorDistribution, space: SearchSpace) -> None:
+        named = {layer.name: choices for layer, choices in zip(space.layers, distribution, strict=True)}
+        write_json(self.path / "distribution.json", named)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON whose bytes depend on the value alone."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """The old file or the new one, whenever the machine stops."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def _append_lines(path: Path, values: Sequence[Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(value) + "\n" for value in values)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _must_be_the_same(saved: SearchConfig, asked: SearchConfig, path: Path) -> None:
+    before, now = saved.model_dump(mode="json"), asked.model_dump(mode="json")
+    different = [f"{name} is {before[name]} there and {now[name]} here" for name in before if before[name] != now[name]]
+    if different:
+        raise AnotherSearch(
+            f"{path} belongs to another search: {'; '.join(different)}."
+            " Use its settings to go on with it, or another --out."
+        )
+
+
+def _lock(path: Path) -> int:
+    """Held until this process ends, however it ends."""
+    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise AnotherSearch(f"A search is running in {path}. Wait for it, or use another --out.") from error
+    return descriptor

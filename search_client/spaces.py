@@ -1,0 +1,283 @@
+"""Search spaces: which operators each layer of the network may use (Tables 1 and 2 of the paper).
+
+A space is data, a TOML file like those in `space_files/`; pruning a space gives a smaller one. An architecture is
+one choice per layer.
+"""
+
+import math
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from latency_contract.canonical import Contract
+from latency_contract.errors import validation_sentence
+from latency_contract.operators import Activation, Channels, Conv, Head, IBConv, Kernel, Network, Side, Stride, reduced
+from search_client.errors import InvalidSpace
+
+IDENTITY = "Identity"  # the absence of an operator
+
+Architecture = tuple[str, ...]  # the name of one choice per layer
+
+_IBCONV = re.compile(r"IBConv_K(?P<kernel>\d+)_E(?P<expansion>\d+)(?P<squeeze_excite>_SE)?")
+_BUILTIN = resources.files("search_client") / "space_files"
+
+
+@dataclass(frozen=True)
+class SpaceLayer:
+    """One layer of the supernet (one SBS of Table 1) and the names of its choices."""
+
+    name: str  # blockB.L, both counted from 1
+    height: int  # of the input
+    width: int
+    in_channels: int
+    out_channels: int
+    stride: int
+    choices: tuple[str, ...]  # IBConv_KX_EY (with _SE: squeeze-and-excitation) or Identity
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """A network whose stem and head are fixed and whose layers are chosen."""
+
+    name: str
+    stem: Conv
+    layers: tuple[SpaceLayer, ...]
+    head: Head
+    activation: Activation
+
+    @cached_property
+    def size(self) -> int:
+        """Number of architectures."""
+        return math.prod(len(layer.choices) for layer in self.layers)
+
+    def operator(self, layer_index: int, choice: str) -> IBConv | None:
+        """The operator that a choice stands for; None for Identity. Residual wherever the shapes allow it.
+
+        Raises:
+            InvalidSpace: the choice is not a known name, or its operator is out of bounds.
+        """
+        if choice == IDENTITY:
+            return None
+        match = _IBCONV.fullmatch(choice)
+        if match is None:
+            raise InvalidSpace(
+                f"'{choice}' is not a choice; a choice reads like IBConv_K3_E6, IBConv_K3_E6_SE or {IDENTITY}."
+            )
+        layer = self.layers[layer_index]
+        try:
+            return IBConv.model_validate(
+                {
+                    "height": layer.height,
+                    "width": layer.width,
+                    "in_channels": layer.in_channels,
+                    "out_channels": layer.out_channels,
+                    "kernel": int(match["kernel"]),
+                    "stride": layer.stride,
+                    "expansion": int(match["expansion"]),
+                    "residual": layer.stride == 1 and layer.in_channels == layer.out_channels,
+                    "activation": self.activation,
+                    "squeeze_excite": match["squeeze_excite"] is not None,
+                }
+            )
+        except ValidationError as error:
+            raise InvalidSpace(
+                f"'{choice}' cannot be used in {layer.name}: {validation_sentence(error.errors())}."
+            ) from error
+
+    def network(self, architecture: Architecture) -> Network:
+        """Stem, chosen operators, head."""
+        chosen = [self.operator(index, choice) for index, choice in enumerate(architecture)]
+        return Network(operators=(self.stem, *(operator for operator in chosen if operator), self.head))
+
+    def operators(self) -> tuple[Conv | IBConv | Head, ...]:
+        """Every distinct operator, stem and head included, in network order: what a latency table has to hold."""
+        chosen = [
+            operator
+            for index, layer in enumerate(self.layers)
+            for choice in layer.choices
+            if (operator := self.operator(index, choice)) is not None
+        ]
+        return tuple(dict.fromkeys((self.stem, *chosen, self.head)))
+
+    def restricted(self, choices: Sequence[Sequence[str]]) -> "SearchSpace":
+        """The space with only these choices per layer, in the order that this space lists them.
+
+        Raises:
+            InvalidSpace: a layer would be empty, or does not offer a choice.
+        """
+        layers = []
+        for layer, kept in zip(self.layers, choices, strict=True):
+            if unknown := set(kept) - set(layer.choices):
+                raise InvalidSpace(
+                    f"{layer.name} does not offer {', '.join(sorted(unknown))}. It offers {', '.join(layer.choices)}."
+                )
+            if not kept:
+                raise InvalidSpace(f"{layer.name} would have no choice left; keep at least one.")
+            layers.append(replace(layer, choices=tuple(choice for choice in layer.choices if choice in kept)))
+        return replace(self, layers=tuple(layers))
+
+    def sample(self, rng: np.random.Generator) -> Architecture:
+        """An architecture drawn uniformly, layer by layer."""
+        return tuple(layer.choices[rng.integers(len(layer.choices))] for layer in self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "stem": self.stem.model_dump(mode="json"),
+            "layers": [asdict(layer) | {"choices": list(layer.choices)} for layer in self.layers],
+            "head": self.head.model_dump(mode="json"),
+            "activation": self.activation.value,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(
+            name=values["name"],
+            stem=Conv.model_validate(values["stem"]),
+            layers=tuple(SpaceLayer(**layer | {"choices": tuple(layer["choices"])}) for layer in values["layers"]),
+            head=Head.model_validate(values["head"]),
+            activation=Activation(values["activation"]),
+        )
+
+
+class _Stem(Contract):
+    channels: Channels
+    kernel: Kernel
+    stride: Stride
+
+
+class _Block(Contract):
+    channels: Channels
+    repeat: Annotated[int, Field(ge=1)]  # layers; the first has the block's stride, the others 1
+    stride: Stride
+    choices: tuple[str, ...] | None = None  # default: the space's
+    first_choices: tuple[str, ...] | None = None  # of the first layer; default: the block's choices
+
+
+class _Head(Contract):
+    channels: Channels
+
+
+class _SpaceFile(Contract):
+    """A TOML file that describes a space."""
+
+    name: Annotated[str, Field(min_length=1)]
+    input_size: Side
+    classes: Channels
+    activation: Activation
+    choices: tuple[str, ...] = ()  # of every block that lists none
+    stem: _Stem
+    blocks: Annotated[tuple[_Block, ...], Field(min_length=1)]
+    head: _Head
+    recipe: dict[str, Any] = Field(default_factory=dict)
+
+
+def builtin_spaces() -> tuple[str, ...]:
+    """Names of the spaces that come with the program."""
+    return tuple(sorted(Path(file.name).stem for file in _BUILTIN.iterdir() if file.name.endswith(".toml")))
+
+
+def load_space(name_or_path: str, *, input_size: int | None = None, classes: int | None = None) -> SearchSpace:
+    """A built-in space by name, or one from a TOML file, for square RGB images.
+
+    Identity is dropped from the first layer of each block, where the shape changes (section 4.1 of the paper).
+
+    Args:
+        input_size: pixels of a side, instead of the file's.
+        classes: number of classes, instead of the file's.
+
+    Raises:
+        InvalidSpace: no such space, or one that does not describe a network.
+    """
+    overrides = {"input_size": input_size, "classes": classes}
+    description = _read(name_or_path, **{key: value for key, value in overrides.items() if value is not None})
+    try:
+        return _build(description)
+    except ValidationError as error:
+        raise InvalidSpace(f"Search space '{description.name}': {validation_sentence(error.errors())}.") from error
+    except InvalidSpace as error:
+        raise InvalidSpace(f"Search space '{description.name}': {error}") from error
+
+
+def space_recipe(name_or_path: str) -> dict[str, Any]:
+    """The settings that a search in this space uses unless told otherwise: the file's `[recipe]`.
+
+    Raises:
+        InvalidSpace: no such space.
+    """
+    return _read(name_or_path).recipe
+
+
+def _read(name_or_path: str, **overrides: int) -> _SpaceFile:
+    builtin = name_or_path in builtin_spaces()
+    file = _BUILTIN / f"{name_or_path}.toml" if builtin else Path(name_or_path)
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        return _SpaceFile.model_validate(values | overrides)
+    except OSError as error:
+        raise InvalidSpace(
+            f"There is no search space '{name_or_path}'. Use {', '.join(builtin_spaces())}, or the path of a TOML file."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSpace(f"Search space '{name_or_path}' is not TOML: {error}.") from error
+    except ValidationError as error:
+        raise InvalidSpace(f"Search space '{name_or_path}': {validation_sentence(error.errors())}.") from error
+
+
+def _build(description: _SpaceFile) -> SearchSpace:
+    side = description.input_size
+    stem = Conv(
+        height=side,
+        width=side,
+        in_channels=3,
+        out_channels=description.stem.channels,
+        kernel=description.stem.kernel,
+        stride=description.stem.stride,
+        activation=description.activation,
+    )
+    side, _, channels = stem.output_shape
+    layers = []
+    for block_index, block in enumerate(description.blocks, start=1):
+        offered = description.choices if block.choices is None else block.choices
+        offered_first = offered if block.first_choices is None else block.first_choices
+        for layer_index in range(1, block.repeat + 1):
+            first = layer_index == 1
+            layer = SpaceLayer(
+                name=f"block{block_index}.{layer_index}",
+                height=side,
+                width=side,
+                in_channels=channels,
+                out_channels=block.channels,
+                stride=block.stride if first else 1,
+                choices=tuple(choice for choice in offered_first if choice != IDENTITY) if first else offered,
+            )
+            if not layer.choices:
+                raise InvalidSpace(f"{layer.name} has no choice besides {IDENTITY}; list at least one IBConv.")
+            if len(set(layer.choices)) < len(layer.choices):
+                raise InvalidSpace(f"{layer.name} lists a choice twice; list each once.")
+            if layer.stride > side:
+                raise InvalidSpace(
+                    f"{layer.name} halves an input of one pixel; use a larger input_size than"
+                    f" {description.input_size}, or fewer strides of 2."
+                )
+            layers.append(layer)
+            side, channels = reduced(side, layer.stride), block.channels
+    head = Head(
+        height=side,
+        width=side,
+        in_channels=channels,
+        hidden_channels=description.head.channels,
+        out_channels=description.classes,
+        activation=description.activation,
+    )
+    space = SearchSpace(description.name, stem, tuple(layers), head, description.activation)
+    space.operators()  # a choice that cannot be built is an error here, not in the middle of a search
+    return space

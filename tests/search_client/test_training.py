@@ -1,0 +1,184 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from search_client.data import ImageData, load_data
+from search_client.errors import InvalidCheckpoint, TrainingDiverged
+from search_client.spaces import SearchSpace, load_space
+from search_client.supernet import Supernet
+from search_client.training import EpochRecord, TrainingRecipe, randomly_shifted, train_supernet
+
+RECIPE = TrainingRecipe(epochs=4, learning_rate=0.2, batch_size=100)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    digits = load_data("digits", input_size=8, seed=0)
+    return replace(digits, train_images=digits.train_images[:250], train_labels=digits.train_labels[:250])
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return load_space(str(Path(__file__).with_name("tiny.toml")))
+
+
+def fresh(space: SearchSpace) -> Supernet:
+    torch.manual_seed(0)
+    return Supernet(space)
+
+
+def train(
+    supernet: Supernet, data: ImageData, checkpoint: Path, *, recipe: TrainingRecipe = RECIPE, seed: int = 7
+) -> list[EpochRecord]:
+    records: list[EpochRecord] = []
+    train_supernet(supernet, data, recipe=recipe, seed=seed, checkpoint=checkpoint, on_epoch=records.append)
+    return records
+
+
+def same(left: Supernet, right: Supernet) -> bool:
+    pairs = zip(left.state_dict().values(), right.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_interrupted_and_resumed_training_ends_with_the_same_weights(
+    space: SearchSpace, data: ImageData, tmp_path: Path
+) -> None:
+    whole = fresh(space)
+    train(whole, data, tmp_path / "whole")
+
+    def killed_after_two(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_supernet(
+            fresh(space), data, recipe=RECIPE, seed=7, checkpoint=tmp_path / "killed", on_epoch=killed_after_two
+        )
+    resumed = Supernet(space)  # other initial weights: everything must come from the checkpoint
+    records = train(resumed, data, tmp_path / "killed")
+    assert [record.epoch for record in records] == [3, 4]
+    assert same(whole, resumed)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+
+
+def test_finished_training_is_not_repeated(space: SearchSpace, data: ImageData, tmp_path: Path) -> None:
+    trained = fresh(space)
+    train(trained, data, tmp_path / "checkpoint")
+    loaded = Supernet(space)
+    assert train(loaded, data, tmp_path / "checkpoint") == []
+    assert same(trained, loaded)
+
+
+def test_weights_depend_on_the_seed(space: SearchSpace, data: ImageData, tmp_path: Path) -> None:
+    one, other = fresh(space), fresh(space)
+    recipe = replace(RECIPE, epochs=1)
+    train(one, data, tmp_path / "one", recipe=recipe, seed=1)
+    train(other, data, tmp_path / "other", recipe=recipe, seed=2)
+    assert not same(one, other)
+
+
+def test_training_lowers_the_loss(space: SearchSpace, data: ImageData, tmp_path: Path) -> None:
+    only = space.restricted([layer.choices[:1] for layer in space.layers])
+    records = train(fresh(only), data, tmp_path / "checkpoint", recipe=replace(RECIPE, epochs=8, batch_size=16))
+    assert records[-1].loss < records[0].loss - 0.3
+    assert records[-1].train_accuracy > 0.4
+
+
+def test_learning_rate_falls_linearly_to_zero(space: SearchSpace, data: ImageData, tmp_path: Path) -> None:
+    records = train(fresh(space), data, tmp_path / "checkpoint")
+    steps = len(data.train_labels) // RECIPE.batch_size
+    last_steps = [epoch * steps - 1 for epoch in (1, 2, 3, 4)]
+    expected = [0.2 * (1 - step / (4 * steps)) for step in last_steps]
+    assert [record.learning_rate for record in records] == pytest.approx(expected)
+
+
+def test_incomplete_batch_is_dropped_unless_it_is_the_only_one(
+    space: SearchSpace, data: ImageData, tmp_path: Path
+) -> None:
+    batches = []
+
+    class Recording(Supernet):
+        def forward(self, x: Tensor, architecture: tuple[str, ...]) -> Tensor:
+            batches.append(len(x))
+            return super().forward(x, architecture)
+
+    train(Recording(space), data, tmp_path / "many", recipe=replace(RECIPE, epochs=1, batch_size=100))
+    train(Recording(space), data, tmp_path / "one", recipe=replace(RECIPE, epochs=1, batch_size=1000))
+    assert batches == [100, 100, 250]
+
+
+def test_a_choice_that_is_not_sampled_does_not_move(
+    space: SearchSpace, data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {1: tuple(layer.choices[0] for layer in space.layers), 2: tuple(layer.choices[1] for layer in space.layers)}
+    path = paths[1]
+    monkeypatch.setattr(SearchSpace, "sample", lambda _space, _rng: path)
+    supernet = fresh(space)
+    weights = [{name: value.clone() for name, value in supernet.named_parameters()}]
+
+    def next_path(_record: EpochRecord) -> None:
+        nonlocal path
+        path = paths[2]  # from now on the first path has momentum, but no gradient
+        weights.append({name: value.clone() for name, value in supernet.named_parameters()})
+
+    recipe = replace(RECIPE, epochs=2)
+    train_supernet(supernet, data, recipe=recipe, seed=7, checkpoint=tmp_path / "checkpoint", on_epoch=next_path)
+    for epoch, architecture in paths.items():
+        moved = {name for name, value in weights[epoch].items() if not torch.equal(value, weights[epoch - 1][name])}
+        on_path = tuple(f"layers.{index}.{choice}." for index, choice in enumerate(architecture))
+        assert moved == {name for name in weights[0] if name.startswith(("stem.", "head.", *on_path))}
+
+
+def test_loss_that_is_not_a_number_stops_training_and_keeps_the_checkpoint(
+    space: SearchSpace, data: ImageData, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    train(fresh(space), data, checkpoint, recipe=replace(RECIPE, epochs=1))
+    good = checkpoint.read_bytes()
+    broken = replace(data, train_images=data.train_images * float("nan"))
+    with pytest.raises(TrainingDiverged, match=r"nan in epoch 2, step 1 \(learning rate .*, batch size 100\)\. Try"):
+        train(Supernet(space), broken, checkpoint)
+    assert checkpoint.read_bytes() == good
+
+
+def test_damaged_or_foreign_checkpoint_is_refused(space: SearchSpace, data: ImageData, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    train(fresh(space.restricted([layer.choices[:1] for layer in space.layers])), data, checkpoint)
+    with pytest.raises(InvalidCheckpoint, match="Delete the file"):
+        train(fresh(space), data, checkpoint)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    with pytest.raises(InvalidCheckpoint, match="Delete the file"):
+        train(fresh(space), data, checkpoint)
+
+
+def test_shifted_images_are_crops_of_the_image_padded_with_its_border() -> None:
+    images = torch.randn(50, 2, 16, 16)
+    shifted = randomly_shifted(images, rng=np.random.default_rng(0))
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="replicate")
+    seen = set()
+    for original, moved in zip(padded, shifted, strict=True):
+        offsets = [
+            (top, left)
+            for top in range(5)
+            for left in range(5)
+            if torch.equal(original[:, top : top + 16, left : left + 16], moved)
+        ]
+        assert len(offsets) == 1
+        seen.update(offsets)
+    assert len(seen) > 15  # of 25
+
+
+@pytest.mark.parametrize(
+    "field", [{"epochs": 0}, {"learning_rate": 0.0}, {"batch_size": 1}, {"momentum": 1.0}, {"label_smoothing": 1.0}]
+)
+def test_recipe_out_of_bounds_is_refused(field: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(field))):
+        replace(RECIPE, **field)  # type: ignore[arg-type]
