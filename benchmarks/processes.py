@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 PATIENCE_S = 60.0  # for a program to start
 STOP_S = 30.0  # for a program to end after SIGTERM
@@ -29,6 +30,12 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def wait_for_line(self, pattern: str) -> str:
         """The first group of a pattern, once the output has it."""
@@ -62,26 +69,14 @@ class Program:
 def running_service(folder: Path, *arguments: str, port: int = 0) -> Iterator[tuple[Program, str]]:
     """A service on a database in `folder`, and its address."""
     database = f"sqlite:///{folder / 'service.db'}"
-    program = Program(
-        "latency_service.cli", "serve", "--port", str(port), "--database-url", database, *arguments,
-        log=folder / "service.log",
-    )  # fmt: skip
-    try:
+    options = ["--port", str(port), "--database-url", database, *arguments]
+    with Program("latency_service.cli", "serve", *options, log=folder / "service.log") as program:
         yield program, program.wait_for_line(r"latency service on (http://\S+),")
-    finally:
-        program.stop()
 
 
-@contextmanager
-def running_agent(folder: Path, url: str, *arguments: str) -> Iterator[Program]:
+def start_agent(folder: Path, url: str) -> Program:
     """An agent that measures on this machine."""
-    program = Program(
-        "device_agents", "run", "--service", url, "--device", "local", *arguments, log=folder / "agent.log"
-    )
-    try:
-        yield program
-    finally:
-        program.stop()
+    return Program("device_agents", "run", "--service", url, "--device", "local", log=folder / "agent.log")
 
 
 class PeakMemory:
@@ -95,7 +90,7 @@ class PeakMemory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.peak_mb: dict[str, float] = {}  # by command line
 
-    def __enter__(self) -> "PeakMemory":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -20,6 +20,7 @@ class RunBlock(NamedTuple):
     warmup_ms: float
     block_ms: float
     min_runs: int
+    max_runs: int
 
 
 class Refusal(NamedTuple):
@@ -65,7 +66,7 @@ def _load(path: str) -> Callable[[], None]:
 
 
 def _run_block(request: RunBlock) -> list[int]:
-    """Load the model, warm up, then time runs until `block_ms` is over and `min_runs` are done.
+    """Load the model, warm up, then time runs until `block_ms` is over: at least `min_runs`, at most `max_runs`.
 
     Where the model's memory happens to lie changes its latency by some percent. Loading it anew for every block
     makes that a difference between rounds, which the interval sees, and not one between measurements.
@@ -78,7 +79,7 @@ def _run_block(request: RunBlock) -> list[int]:
     samples: list[int] = []
     end = now() + int(request.block_ms * 1e6)
     started = now()
-    while started < end or len(samples) < request.min_runs:
+    while (started < end and len(samples) < request.max_runs) or len(samples) < request.min_runs:
         invoke()
         finished = now()
         samples.append(finished - started)

@@ -85,14 +85,14 @@ class LocalDevice:
             temperature_c=max(temperatures, default=None),
         )
 
-    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int) -> list[float]:
+    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int, max_runs: int) -> list[float]:
         """Milliseconds of each timed run. A runner that dies or hangs is started again and asked once more.
 
         Raises:
             SubjectFault: the model was refused, or the runner died or hung on it twice.
             DeviceFault: the runner cannot be started or pinned.
         """
-        request = RunBlock(str(model), warmup_ms, block_ms, min_runs)
+        request = RunBlock(str(model), warmup_ms, block_ms, min_runs, max_runs)
         for attempt in (1, 2):
             self._runner = self._runner or _Runner(self.core)
             try:

@@ -16,6 +16,8 @@ from statistics import median
 from typing import NamedTuple
 from typing import Protocol as Interface
 
+from pydantic import ValidationError
+
 from device_agents.errors import DeviceFault, SubjectFault
 from latency_contract.jobs import Failed, LeasedJob, Measured
 from latency_contract.measurements import Measurement, Provenance, Round, estimate_of
@@ -55,7 +57,7 @@ class MeasuringDevice(Interface):
 
     def readings(self) -> Readings: ...
 
-    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int) -> list[float]:
+    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int, max_runs: int) -> list[float]:
         """Load a TFLite file and run it: milliseconds of each timed run. Raises SubjectFault or DeviceFault."""
         ...
 
@@ -92,24 +94,12 @@ def measure(
             check()
             started_at = datetime.now(UTC)
             try:
-                samples = device.run_block(
-                    models[progress.job.model_sha256],
-                    warmup_ms=protocol.warmup_ms,
-                    block_ms=protocol.block_ms,
-                    min_runs=protocol.min_runs,
-                )
+                samples = _block(device, models[progress.job.model_sha256], protocol.block_ms, protocol)
             except SubjectFault as fault:
                 outcomes[progress.job.job_id] = Failed(job_id=progress.job.job_id, error=str(fault))
                 continue
             after_ms = _reference_ms(device, reference, protocol)
-            progress.rounds.append(
-                Round(
-                    started_at=started_at,
-                    samples_ms=tuple(samples),
-                    reference_before_ms=before_ms,
-                    reference_after_ms=after_ms,
-                )
-            )
+            progress.rounds.append(_round(started_at, samples, before_ms=before_ms, after_ms=after_ms))
             before_ms = after_ms
             if _enough(progress.rounds, protocol):
                 measurement = _measurement(progress, protocol, device)
@@ -128,17 +118,34 @@ def _enough(rounds: Sequence[Round], protocol: Protocol) -> bool:
     return estimate_of(tuple(rounds), confidence=rule.confidence).relative_half_width <= rule.target
 
 
+def _block(device: MeasuringDevice, model: Path, block_ms: float, protocol: Protocol) -> list[float]:
+    return device.run_block(
+        model,
+        warmup_ms=protocol.warmup_ms,
+        block_ms=block_ms,
+        min_runs=protocol.min_runs,
+        max_runs=protocol.max_runs,
+    )
+
+
 def _reference_ms(device: MeasuringDevice, reference: Path, protocol: Protocol) -> float:
     try:
-        samples = device.run_block(
-            reference,
-            warmup_ms=protocol.warmup_ms,
-            block_ms=protocol.reference_block_ms,
-            min_runs=protocol.min_runs,
-        )
+        return median(_block(device, reference, protocol.reference_block_ms, protocol))
     except SubjectFault as fault:
         raise DeviceFault(f"The reference operator does not run here: {fault}") from fault
-    return median(samples)
+
+
+def _round(started_at: datetime, samples: Sequence[float], *, before_ms: float, after_ms: float) -> Round:
+    """Raises DeviceFault for a reading that cannot be a time: 0, negative, infinite or not a number."""
+    try:
+        return Round(
+            started_at=started_at,
+            samples_ms=tuple(samples),
+            reference_before_ms=before_ms,
+            reference_after_ms=after_ms,
+        )
+    except ValidationError as error:
+        raise DeviceFault(f"The device gave readings that cannot be times: {error}") from error
 
 
 def _measurement(progress: _Progress, protocol: Protocol, device: MeasuringDevice) -> Measurement:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from latency_contract.errors import ErrorBody
 
 TIMEOUT_S = 30.0  # of one request
+PATIENCE_S = 15.0  # with a service that does not answer
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -43,13 +44,12 @@ class ServiceConnection:
     """A connection to one service.
 
     A request that gets no answer is sent again after about 0.1 s, 0.2 s, 0.4 s … (at most 5 s apart, with jitter)
-    until `patience_s` is over. Every endpoint may be asked twice without harm.
+    until PATIENCE_S is over. Every endpoint may be asked twice without harm.
     """
 
-    def __init__(self, base_url: str, *, patience_s: float = 15.0) -> None:
+    def __init__(self, base_url: str) -> None:
         """Raises NotThisService for a text that is no address."""
         self.base_url = base_url.rstrip("/")
-        self.patience_s = patience_s
         try:
             url = httpx.URL(self.base_url)
             if url.scheme not in ("http", "https") or not url.host:
@@ -81,7 +81,7 @@ class ServiceConnection:
             options["content"] = body.model_dump_json()
             options["headers"] = {"Content-Type": "application/json"} | options.get("headers", {})
         for attempt in stamina.retry_context(
-            on=ServiceUnreachable, attempts=None, timeout=self.patience_s, wait_initial=0.1, wait_max=5.0
+            on=ServiceUnreachable, attempts=None, timeout=PATIENCE_S, wait_initial=0.1, wait_max=5.0
         ):
             with attempt:
                 return self._send(method, path, **options)

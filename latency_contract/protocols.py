@@ -61,6 +61,7 @@ class Protocol(Contract):
     block_ms: Annotated[float, Field(gt=0, le=60_000)] = 25.0  # timed runs of one block
     reference_block_ms: Annotated[float, Field(gt=0, le=60_000)] = 3.0  # timed runs of one block of the reference
     min_runs: Annotated[int, Field(ge=3, le=1000)] = 5  # timed runs of one block, however slow the subject
+    max_runs: Annotated[int, Field(ge=3, le=10_000)] = 1000  # and however fast; each is kept with the measurement
     stopping: StoppingRule = StoppingRule()
 
     @cached_property

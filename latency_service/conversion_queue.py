@@ -42,8 +42,8 @@ def request(session: Session, subject_ids: Sequence[str], *, precision: str, now
     )
 
 
-def claim(session: Session, *, timeout_s: float, now: datetime) -> Conversion | None:
-    """Give the oldest pending subject to a converter, or one whose converter did not come back in time."""
+def claim(session: Session, *, claim_s: float, now: datetime) -> Conversion | None:
+    """Give the oldest pending subject to a converter, or one whose converter has let its claim run out."""
     eligible = (
         select(ModelRow.subject_id, ModelRow.precision)
         .where(
@@ -61,7 +61,7 @@ def claim(session: Session, *, timeout_s: float, now: datetime) -> Conversion | 
         .where(ModelRow.subject_id == eligible.c.subject_id, ModelRow.precision == eligible.c.precision)
         .values(
             state=ModelState.CONVERTING,
-            claimed_until=now + timedelta(seconds=timeout_s),
+            claimed_until=now + timedelta(seconds=claim_s),
             attempts=ModelRow.attempts + 1,
         )
         .returning(ModelRow.subject_id, ModelRow.precision, ModelRow.attempts)
@@ -71,6 +71,12 @@ def claim(session: Session, *, timeout_s: float, now: datetime) -> Conversion | 
         return None
     document = session.get_one(SubjectRow, claimed.subject_id).document
     return Conversion(claimed.subject_id, claimed.precision, document, claimed.attempts)
+
+
+def renew(session: Session, conversion: Conversion, *, claim_s: float, now: datetime) -> None:
+    """The converter is still at it."""
+    row = session.get_one(ModelRow, (conversion.subject_id, conversion.precision))
+    row.claimed_until = now + timedelta(seconds=claim_s)
 
 
 def store(session: Session, conversion: Conversion, *, content: bytes, conversion_s: float) -> None:

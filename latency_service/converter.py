@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from datetime import datetime
 
 from sqlalchemy.exc import OperationalError
@@ -71,14 +71,14 @@ class Converter:
                 self._work.clear()
 
     def _convert_one(self) -> bool:
-        timeout_s = self._settings.conversion_timeout_s
+        claim_s = self._settings.conversion_claim_s
         with self._database.writing() as session:
-            conversion = conversion_queue.claim(session, timeout_s=timeout_s, now=self._clock())
+            conversion = conversion_queue.claim(session, claim_s=claim_s, now=self._clock())
         if conversion is None:
             return False
         started = time.perf_counter()
         try:
-            content = self._pool.submit(_convert, conversion.document, conversion.precision).result(timeout_s)
+            content = self._result(conversion, self._pool.submit(_convert, conversion.document, conversion.precision))
         except ConversionFailed as error:
             self._give_up(conversion, error=str(error))
         except (RuntimeError, TimeoutError) as error:  # a broken pool, or one that `stop` has just shut down
@@ -92,6 +92,18 @@ class Converter:
             with self._database.writing() as session:
                 conversion_queue.store(session, conversion, content=content, conversion_s=conversion_s)
         return True
+
+    def _result(self, conversion: Conversion, model: Future[bytes]) -> bytes:
+        """Wait for a conversion and keep its claim. Raises TimeoutError, or what the conversion raised."""
+        claim_s, deadline = self._settings.conversion_claim_s, time.monotonic() + self._settings.conversion_timeout_s
+        while True:
+            done, _ = wait([model], timeout=claim_s / 3)
+            if done:
+                return model.result()
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            with self._database.writing() as session:
+                conversion_queue.renew(session, conversion, claim_s=claim_s, now=self._clock())
 
     def _give_up(self, conversion: Conversion, *, error: str) -> None:
         log.warning("conversion of %s failed: %s", conversion.subject_id, error)

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
 from latency_contract.devices import Device, DeviceReport
-from latency_service import conversion_queue
+from latency_service import conversion_queue, queue
 from latency_service.errors import UnknownDevice
 from latency_service.models import DeviceRow, ProtocolRow
 from latency_service.settings import Settings
@@ -15,7 +15,7 @@ from latency_service.subjects import protocol_row, store_protocol
 
 
 def report(session: Session, description: DeviceReport, *, now: datetime) -> DeviceRow:
-    """An agent says which unit it drives, and what that unit measures under."""
+    """An agent that starts says which unit it drives, and what that unit measures under."""
     protocol = store_protocol(session, description.protocol)
     conversion_queue.request(session, [protocol.reference_id], precision=protocol.precision, now=now)
     row = session.get(DeviceRow, description.serial)
@@ -26,6 +26,7 @@ def report(session: Session, description: DeviceReport, *, now: datetime) -> Dev
     row.protocol_id = protocol.id
     row.document = canonical_json(description)
     row.last_seen_at = now
+    queue.expire_leases_of(session, description.serial, now=now)
     return row
 
 

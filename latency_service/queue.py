@@ -121,7 +121,7 @@ def claim(
             ModelRow.state == ModelState.READY,
             or_(
                 candidate.state == JobState.QUEUED,
-                and_(candidate.state == JobState.LEASED, candidate.lease_expires_at < now),
+                and_(candidate.state == JobState.LEASED, candidate.lease_expires_at <= now),
             ),
         )
         .order_by(candidate.priority, candidate.id)
@@ -211,6 +211,12 @@ def release(session: Session, token: str, *, device_fault: str | None, max_attem
     return serial
 
 
+def expire_leases_of(session: Session, serial: str, *, now: datetime) -> None:
+    """An agent that starts anew has forgotten its leases; their deadlines need not be waited for."""
+    held = and_(JobRow.leased_by == serial, JobRow.state == JobState.LEASED, JobRow.lease_expires_at > now)
+    session.execute(update(JobRow).where(held).values(lease_expires_at=now))
+
+
 def withdraw(session: Session, client: str, *, subject_ids: Sequence[str] | None) -> int:
     """A client wants these subjects (or any) no more; returns how many queued jobs are cancelled for it."""
     mine = select(WantRow.job_id).where(WantRow.client == client)
@@ -248,7 +254,7 @@ def _holder(session: Session, token: str) -> str:
 
 
 def _expired(now: datetime) -> ColumnElement[bool]:
-    return and_(JobRow.state == JobState.LEASED, JobRow.lease_expires_at < now)
+    return and_(JobRow.state == JobState.LEASED, JobRow.lease_expires_at <= now)
 
 
 def _owned(token: str) -> ColumnElement[bool]:

@@ -29,8 +29,10 @@ def model(tmp_path: Path, operator: Make) -> Path:
     return path
 
 
-def run(device: LocalDevice, model: Path, *, block_ms: float = 5.0, min_runs: int = 5) -> list[float]:
-    return device.run_block(model, warmup_ms=1.0, block_ms=block_ms, min_runs=min_runs)
+def run(
+    device: LocalDevice, model: Path, *, block_ms: float = 5.0, min_runs: int = 5, max_runs: int = 1000
+) -> list[float]:
+    return device.run_block(model, warmup_ms=1.0, block_ms=block_ms, min_runs=min_runs, max_runs=max_runs)
 
 
 def runner_of(device: LocalDevice) -> psutil.Process:
@@ -47,6 +49,10 @@ def test_a_block_gives_a_positive_time_for_every_run(device: LocalDevice, model:
 
 def test_a_slow_model_still_gets_the_fewest_runs(device: LocalDevice, model: Path) -> None:
     assert len(run(device, model, block_ms=0.001, min_runs=7)) == 7
+
+
+def test_a_fast_model_gets_no_more_than_the_most_runs(device: LocalDevice, model: Path) -> None:
+    assert len(run(device, model, block_ms=1000.0, max_runs=9)) == 9
 
 
 def test_the_runner_is_pinned_to_one_core(device: LocalDevice, model: Path) -> None:

@@ -34,7 +34,7 @@ class Scripted:
     def readings(self) -> Readings:
         return Readings(None, None, None)
 
-    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int) -> list[float]:  # noqa: ARG002
+    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int, max_runs: int) -> list[float]:  # noqa: ARG002
         self.blocks += 1
         return [self.behave(model)] * 3
 

@@ -31,7 +31,7 @@ class Scripted:
     def readings(self) -> Readings:
         return Readings("performance", None, 31.5)
 
-    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int) -> list[float]:  # noqa: ARG002
+    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int, max_runs: int) -> list[float]:  # noqa: ARG002
         self.ran.append(model.name)
         answer = next(self.scripts[model.name])
         if isinstance(answer, Exception):
@@ -117,7 +117,7 @@ def test_a_reference_that_does_not_run_is_the_devices_fault(operator: Make) -> N
 
 @pytest.mark.parametrize("reading", [0.0, -1.0, float("nan"), float("inf")])
 def test_an_impossible_reading_is_never_a_measurement(operator: Make, reading: float) -> None:
-    with pytest.raises(ValueError, match="samples_ms"):
+    with pytest.raises(DeviceFault, match="readings that cannot be times"):
         run(Scripted(a=repeat(reading)), operator)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from latency_contract import connection as connection_module
 from latency_contract.connection import NotThisService, ServiceConnection, ServiceRefused, ServiceUnreachable
 from latency_contract.errors import ErrorBody
 
@@ -82,12 +83,13 @@ def test_another_program_at_the_address_is_recognised(far_end: Scripted, status:
         connection.ask("GET", "/x", ErrorBody)
 
 
-def test_nobody_at_the_address_is_said_when_patience_is_over() -> None:
+def test_nobody_at_the_address_is_said_when_patience_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "PATIENCE_S", 0.3)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with (
-            ServiceConnection(url, patience_s=0.3) as connection,
+            ServiceConnection(url) as connection,
             pytest.raises(ServiceUnreachable, match=r"does not answer .* Is `padnas-service serve` running"),
         ):
             connection.request("GET", "/x")

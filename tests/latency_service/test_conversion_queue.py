@@ -11,7 +11,7 @@ from latency_service.errors import UnknownModel
 from latency_service.subjects import store_subjects
 from tests.conftest import Clock, sha256
 
-TIMEOUT_S = 300.0
+CLAIM_S = 15.0
 Make = Callable[..., IBConv]
 
 
@@ -23,7 +23,7 @@ def request(database: Database, clock: Clock, *operators: IBConv) -> None:
 
 def claim(database: Database, clock: Clock) -> Conversion | None:
     with database.writing() as session:
-        return conversion_queue.claim(session, timeout_s=TIMEOUT_S, now=clock())
+        return conversion_queue.claim(session, claim_s=CLAIM_S, now=clock())
 
 
 def claimed(database: Database, clock: Clock) -> Conversion:
@@ -59,8 +59,18 @@ def test_a_converter_that_does_not_come_back_loses_its_subject(
 ) -> None:
     request(database, clock, operator())
     claimed(database, clock)
-    clock.advance(TIMEOUT_S + 1)
+    clock.advance(CLAIM_S + 1)
     assert claimed(database, clock).attempt == 2
+
+
+def test_a_converter_that_renews_its_claim_keeps_its_subject(database: Database, clock: Clock, operator: Make) -> None:
+    request(database, clock, operator())
+    conversion = claimed(database, clock)
+    clock.advance(CLAIM_S - 1)
+    with database.writing() as session:
+        conversion_queue.renew(session, conversion, claim_s=CLAIM_S, now=clock())
+    clock.advance(CLAIM_S - 1)
+    assert claim(database, clock) is None
 
 
 def test_a_failed_conversion_has_no_model_and_is_tried_again_when_asked_for(
@@ -76,7 +86,7 @@ def test_a_failed_conversion_has_no_model_and_is_tried_again_when_asked_for(
 
 
 def claimed_in(session: Session, clock: Clock) -> Conversion:
-    conversion = conversion_queue.claim(session, timeout_s=TIMEOUT_S, now=clock())
+    conversion = conversion_queue.claim(session, claim_s=CLAIM_S, now=clock())
     assert conversion is not None
     return conversion
 

@@ -31,7 +31,7 @@ class Laboratory:
 
     def convert_all(self) -> None:
         with self.database.writing() as session:
-            while (conversion := conversion_queue.claim(session, timeout_s=60, now=self.clock())) is not None:
+            while (conversion := conversion_queue.claim(session, claim_s=60, now=self.clock())) is not None:
                 content = conversion.subject_id.encode()
                 conversion_queue.store(session, conversion, content=content, conversion_s=0.1)
 

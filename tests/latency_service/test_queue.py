@@ -164,6 +164,19 @@ def test_an_expired_lease_makes_the_job_eligible_again(farm: Farm, operator: Mak
     assert farm.lease("A2").jobs[0].attempt == 2
 
 
+def test_an_agent_that_starts_anew_need_not_wait_for_its_old_deadline(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    forgotten = farm.lease("A1")
+    with farm.writing() as session:
+        queue.expire_leases_of(session, "A2", now=farm.clock())
+    assert farm.claim("A2") is None
+    with farm.writing() as session:
+        queue.expire_leases_of(session, "A1", now=farm.clock())
+    assert farm.lease("A2").jobs[0].attempt == 2
+    with pytest.raises(StaleLease):
+        farm.complete(forgotten)
+
+
 def test_renewal_moves_the_deadline(farm: Farm, operator: Make) -> None:
     farm.request(operator())
     claim = farm.lease("A1")

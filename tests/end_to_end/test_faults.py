@@ -1,0 +1,43 @@
+"""kill -9 of service and agent in the middle of a table, and the end of a service that has an agent of its own."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.processes import Program, running_service, start_agent
+from search_client.spaces import load_space
+
+SMALLEST = Path(__file__).parent / "smallest.toml"
+
+
+def test_a_search_survives_a_killed_agent_and_a_killed_service(tmp_path: Path) -> None:
+    """Both come back, and every operator is measured exactly once."""
+    command = ["search", "--space", str(SMALLEST), "--data", "digits", "--out", str(tmp_path / "run"), "--wait"]
+    with running_service(tmp_path) as (service, url):
+        searching = Program("search_client", *command, "--service", url, log=tmp_path / "client.log")
+        with searching, start_agent(tmp_path, url) as agent:
+            agent.wait_for_line(r"(leased \d+ jobs)")
+            agent.kill()
+            service.kill()
+            with (
+                running_service(tmp_path, port=int(url.rpartition(":")[2])),
+                start_agent(tmp_path, url) as agent,
+            ):
+                assert searching.process.wait(150) == 0, searching.log.read_text()
+    table = json.loads((tmp_path / "run" / "table.json").read_text())
+    expected = {operator.key for operator in load_space(str(SMALLEST), classes=10).operators()}
+    assert {entry["key"] for entry in table["entries"]} == expected
+    assert len(table["entries"]) == len(expected)
+
+
+def test_stopping_the_service_stops_its_agent(tmp_path: Path) -> None:
+    with running_service(tmp_path, "--with-local-agent") as (service, _):
+        service.wait_for_line(r"(measuring on .*)")
+        (agent,) = [p for p in psutil.Process(service.process.pid).children() if "device_agents" in p.cmdline()]
+        assert service.stop() == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(agent.pid, signal.SIGCONT)

@@ -1,0 +1,105 @@
+"""The command line in this process, against a live service."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from latency_contract import connection as connection_module
+from latency_contract.canonical import content_hash
+from latency_contract.connection import ServiceConnection
+from latency_contract.devices import Device, DeviceReport
+from search_client.cli import app
+
+TINY = str(Path(__file__).parent / "tiny.toml")
+runner = CliRunner()
+
+
+@pytest.fixture
+def phone(connection: ServiceConnection, report: Callable[..., DeviceReport], request: pytest.FixtureRequest) -> str:
+    serial = content_hash(request.node.nodeid)[:12]
+    name = f"phone {serial}"
+    connection.ask("PUT", f"/v1/devices/{serial}", Device, body=report(serial=serial, model=name))
+    return name
+
+
+def test_spaces_lists_what_the_paper_says() -> None:
+    listed = {space["space"]: space for space in json.loads(runner.invoke(app, ["spaces", "--json"]).stdout)}
+    assert set(listed) == {"basic", "demo", "large"}
+    assert listed["basic"]["size"] == 3 * 6**6 * 7**15
+    assert listed["large"]["size"] == 3 * 18**6 * 19**15
+    assert "6.65e+17" in runner.invoke(app, ["spaces"]).stdout
+
+
+def test_devices_are_listed_with_their_state(service_url: str, phone: str) -> None:
+    result = runner.invoke(app, ["devices", "--service", service_url, "--json"])
+    assert phone in {device["model"] for device in json.loads(result.stdout)}
+    assert "ready" in runner.invoke(app, ["devices", "--service", service_url]).stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "sentence"),
+    [
+        (["--device", "Pixel 99"], 1, "There is no device 'Pixel 99'. The service knows:"),
+        (["--space", "nowhere"], 1, "There is no search space 'nowhere'. Use basic, demo, large"),
+        (["--data", "nothing"], 1, "There is no data set 'nothing'. Known data sets: digits"),
+        (["--latency-min", "2", "--latency-max", "1"], 2, "latency_min_ms 2 is above latency_max_ms 1"),
+        (["--epochs", "1,x"], 2, "'1,x' is not a list of numbers"),
+        (["--stages", "9"], 2, "9 stages train the supernet 8 times"),
+        (["--config", "nowhere.toml"], 2, "nowhere.toml cannot be read"),
+    ],
+)
+def test_wrong_input_to_a_search_is_a_sentence(
+    service_url: str, phone: str, tmp_path: Path, options: list[str], status: int, sentence: str
+) -> None:
+    command = ["search", "--service", service_url, "--device", phone, "--space", TINY, "--data", "digits"]
+    result = runner.invoke(app, [*command, "--out", str(tmp_path / "run"), *options])
+    assert result.exit_code == status
+    assert sentence in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "sentence"),
+    [
+        ([], 2, "No architecture given. Use --from FINAL.JSON, or --space and --choices."),
+        (["--space", TINY, "--choices", "Identity"], 2, "has 4 layers, but 1 choices are given"),
+        (["--space", TINY, "--choices", "a,b,c,d"], 1, "'a' is not a choice"),
+        (["--from", "nowhere.json"], 1, "nowhere.json"),
+    ],
+)
+@pytest.mark.parametrize("command", ["predict", "measure"])
+def test_wrong_input_to_predict_and_measure_is_a_sentence(
+    service_url: str, phone: str, command: str, options: list[str], status: int, sentence: str
+) -> None:
+    result = runner.invoke(app, [command, "--service", service_url, "--device", phone, *options])
+    assert result.exit_code == status
+    assert sentence in result.stderr
+
+
+def test_a_table_that_was_never_built_is_a_sentence(service_url: str, phone: str) -> None:
+    result = runner.invoke(app, ["table", "show", "--service", service_url, "--device", phone])
+    assert result.exit_code == 1
+    assert "There is no table" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["devices"], ["table", "show"], ["table", "build", "--space", TINY]])
+def test_a_service_that_cannot_be_reached_is_a_sentence(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "PATIENCE_S", 0.2)
+    result = runner.invoke(app, [*command, "--service", "http://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert "The service at http://127.0.0.1:9 does not answer" in result.stderr
+    assert "Is `padnas-service serve` running there?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["search"], ["spaces"], ["devices"], ["predict"], ["measure"],
+        ["table", "build"], ["table", "show"], ["table", "export"],
+    ],
+)  # fmt: skip
+def test_help_has_an_example(command: list[str]) -> None:
+    result = runner.invoke(app, [*command, "--help"], terminal_width=200)
+    assert f"Example: padnas-client {' '.join(command)}" in result.stdout
