@@ -1,5 +1,6 @@
 """The three programs as processes of their own, for benchmarks and end-to-end tests."""
 
+import contextlib
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+
+import psutil
 
 PATIENCE_S = 60.0  # for a program to start
 STOP_S = 30.0  # for a program to end after SIGTERM
@@ -80,15 +83,16 @@ def start_agent(folder: Path, url: str) -> Program:
 
 
 class PeakMemory:
-    """While entered, watches the resident memory of a process and its descendants."""
+    """While entered, watches the resident memory of a process and of its descendants."""
 
     INTERVAL_S = 0.2
 
     def __init__(self, pid: int) -> None:
-        self._pid = pid
+        self._root = psutil.Process(pid)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.peak_mb: dict[str, float] = {}  # by command line
+        self._peaks: dict[psutil.Process, float] = {}  # megabytes
+        self._of_agent: set[psutil.Process] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -98,19 +102,23 @@ class PeakMemory:
         self._over.set()
         self._thread.join()
 
-    def _watch(self) -> None:
-        import psutil
+    def agent_mb(self) -> float:
+        """Peaks of the agent and what it started, added up."""
+        return sum(peak for process, peak in self._peaks.items() if process in self._of_agent)
 
+    def own_mb(self) -> float:
+        """Peaks of the process and what it started, without an agent."""
+        return sum(self._peaks.values()) - self.agent_mb()
+
+    def _watch(self) -> None:
         while not self._over.wait(self.INTERVAL_S):
-            try:
-                root = psutil.Process(self._pid)
-                family = [root, *root.children(recursive=True)]
-            except psutil.NoSuchProcess:
-                return
-            for process in family:
-                try:
-                    name = f"{process.pid} {' '.join(process.cmdline())}"
-                    now_mb = process.memory_info().rss / 1e6
-                except psutil.NoSuchProcess:
-                    continue
-                self.peak_mb[name] = max(self.peak_mb.get(name, 0.0), now_mb)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [self._root, *self._root.children(recursive=True)]:
+                    self._look_at(process)
+
+    def _look_at(self, process: psutil.Process) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            peak = process.memory_info().rss / 1e6
+            self._peaks[process] = max(self._peaks.get(process, 0.0), peak)
+            if "device_agents" in process.cmdline() or process.parent() in self._of_agent:
+                self._of_agent.add(process)

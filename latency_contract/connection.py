@@ -6,6 +6,7 @@ ServiceError
 └── NotThisService        something else answers at this address
 """
 
+import logging
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -17,6 +18,8 @@ from latency_contract.errors import ErrorBody
 
 TIMEOUT_S = 30.0  # of one request
 PATIENCE_S = 15.0  # with a service that does not answer
+
+logging.getLogger("stamina").setLevel(logging.ERROR)  # what was retried in vain is said by the exception
 
 Answer = TypeVar("Answer", bound=BaseModel)
 

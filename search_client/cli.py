@@ -1,7 +1,6 @@
 """`padnas-client`: search, and the parts of a search on their own."""
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -56,7 +55,6 @@ def errors_are_sentences(command: Callable[Parameters, None]) -> Callable[Parame
 
     @wraps(command)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        logging.getLogger("stamina").setLevel(logging.ERROR)  # what is retried in vain is said in the end
         try:
             command(*args, **kwargs)
         except (SearchError, ServiceError, OSError) as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from search_client.run_directory import write_text
@@ -18,7 +19,7 @@ class Row(NamedTuple):
     measured: str
     difference: str  # of the prediction from the measurement
     within_bounds: bool  # by the measured latency, its interval given the benefit of the doubt
-    verdict: str
+    note: str  # what is not as it should be; empty where all is well
     accuracy: str
     test_accuracy: str
     macs: str
@@ -31,14 +32,18 @@ def rows(final: Mapping[str, Any]) -> list[Row]:
     made = []
     for architecture in final["architectures"]:
         predicted, measured = architecture["predicted_latency"], architecture["measured_latency"]
+        within_bounds = measured["high_ms"] >= low_ms and measured["low_ms"] <= high_ms
+        notes = ([] if measured["verdict"] == "steady" else [measured["verdict"]]) + (
+            [] if within_bounds else ["out of bounds"]
+        )
         made.append(
             Row(
                 name=architecture["name"],
                 predicted=_with_interval(predicted),
                 measured=_with_interval(measured),
                 difference=f"{predicted['latency_ms'] / measured['latency_ms'] - 1:+.1%}",
-                within_bounds=measured["high_ms"] >= low_ms and measured["low_ms"] <= high_ms,
-                verdict=measured["verdict"],
+                within_bounds=within_bounds,
+                note=", ".join(notes),
                 accuracy=f"{architecture['one_shot_accuracy']:.1%}",
                 test_accuracy=f"{architecture['one_shot_test_accuracy']:.1%}",
                 macs=f"{architecture['macs'] / 1e6:.2f} M",
@@ -50,12 +55,13 @@ def rows(final: Mapping[str, Any]) -> list[Row]:
 
 def terminal_table(final: Mapping[str, Any]) -> Table:
     low_ms, high_ms = final["latency_bounds_ms"]
-    table = Table(title=f"Final architectures on {final['device_model']}, bounds {low_ms:.3f} to {high_ms:.3f} ms")
-    for heading in ("", "predicted ms", "measured ms", "off by", "", "accuracy", "on test", "MACs", "parameters"):
+    title = f"Final architectures on {final['device_model']}, bounds {low_ms:.3f} to {high_ms:.3f} ms"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("", "predicted ms", "measured ms", "off by", "accuracy", "test", "MACs", ""):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows(final):
-        cells = [*row[:4], row.verdict if row.within_bounds else f"{row.verdict}, out of bounds", *row[6:]]
-        table.add_row(*cells, style=None if row.within_bounds else "red")
+        cells = (row.name, row.predicted, row.measured, row.difference, row.accuracy, row.test_accuracy, row.macs)
+        table.add_row(*cells, row.note, style=None if row.within_bounds else "red")
     return table
 
 
@@ -71,4 +77,4 @@ def _with_interval(latency: Mapping[str, Any]) -> str:
     """Value and half-width in milliseconds; the wider side where they differ."""
     value = latency["latency_ms"]
     half_width = max(value - latency["low_ms"], latency["high_ms"] - value)
-    return f"{value:.3f} ± {half_width:.3f}"
+    return f"{value:.3f} ±{half_width:.3f}"

@@ -1,0 +1,29 @@
+"""`python -m benchmarks NAME [--quick]`: run one benchmark, or `all`."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from benchmarks import demo_search, repeatability, table_time
+
+BENCHMARKS: dict[str, Callable[..., None]] = {
+    "table_time": table_time.run,
+    "repeatability": repeatability.run,
+    "demo_search": demo_search.run,
+}
+
+
+def main(
+    name: Annotated[str, typer.Argument(help=f"{', '.join(BENCHMARKS)}, or all")],
+    quick: Annotated[bool, typer.Option("--quick", help="see that it runs; results are not saved")] = False,
+) -> None:
+    """Run a benchmark; it prints its figures and writes benchmarks/results/NAME.json."""
+    if name != "all" and name not in BENCHMARKS:
+        typer.echo(f"There is no benchmark '{name}'. Known: {', '.join(BENCHMARKS)}, all.", err=True)
+        raise typer.Exit(2)
+    for run in BENCHMARKS.values() if name == "all" else [BENCHMARKS[name]]:
+        run(quick=quick)
+
+
+typer.run(main)
