@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -60,15 +62,15 @@ def serve(
         _refuse(str(error), status=1)
     except OperationalError as error:
         _refuse(f"The database {database_url} cannot be opened: {error.orig}.", status=1)
-    # After its own shutdown uvicorn raises the signal again; this lets the local agent be stopped before we end.
+    # After its own shutdown uvicorn raises the signal again; this makes it an exit with status 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with _listen(host, port) as listener:
         url = f"http://{host}:{listener.getsockname()[1]}"
         typer.echo(f"latency service on {url}, database {database_url}")
         config = uvicorn.Config(create_app(database, settings=settings), log_level="warning")
-        with _local_agent(url) if with_local_agent else contextlib.nullcontext():
-            uvicorn.Server(config).run(sockets=[listener])
+        with _local_agent(url) if with_local_agent else contextlib.nullcontext() as agent:
+            _Server(config, agent).run(sockets=[listener])
 
 
 @app.command(epilog="Example: padnas-service migrate --database-url sqlite:///padnas.db")
@@ -111,19 +113,36 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _local_agent(url: str) -> Iterator[None]:
-    """`padnas-agent run --device local` beside the service; it is told to stop when the service stops."""
+def _local_agent(url: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`padnas-agent run --device local` beside the service, ended with it at the latest."""
     command = [sys.executable, "-m", "device_agents", "run", "--service", url, "--device", "local"]
     agent = subprocess.Popen(command, start_new_session=True)  # its own session: Ctrl-C reaches it through us alone
     try:
-        yield
+        yield agent
     finally:
-        agent.send_signal(signal.SIGTERM)
-        try:
+        agent.kill()
+        agent.wait()
+
+
+class _Server(uvicorn.Server):
+    """Serves until a local agent has given its lease back, when told to stop; a second signal does not wait."""
+
+    def __init__(self, config: uvicorn.Config, agent: subprocess.Popen[bytes] | None) -> None:
+        super().__init__(config)
+        self._agent = agent
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        agent, self._agent = self._agent, None
+        if agent is None:
+            super().handle_exit(sig, frame)
+            return
+        agent.terminate()
+        threading.Thread(target=self._exit_after, args=(agent, sig)).start()
+
+    def _exit_after(self, agent: subprocess.Popen[bytes], sig: int) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             agent.wait(AGENT_STOP_S)
-        except subprocess.TimeoutExpired:
-            agent.kill()
-            agent.wait()
+        super().handle_exit(sig, None)
 
 
 def _refuse(sentence: str, *, status: int = 2) -> NoReturn:

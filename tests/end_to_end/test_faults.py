@@ -9,6 +9,9 @@ import psutil
 import pytest
 
 from benchmarks.processes import Program, running_service, start_agent
+from latency_contract.connection import ServiceConnection
+from latency_contract.tables import Purpose
+from search_client.latencies import LatencyService
 from search_client.spaces import load_space
 
 SMALLEST = Path(__file__).parent / "smallest.toml"
@@ -34,10 +37,16 @@ def test_a_search_survives_a_killed_agent_and_a_killed_service(tmp_path: Path) -
     assert len(table["entries"]) == len(expected)
 
 
-def test_stopping_the_service_stops_its_agent(tmp_path: Path) -> None:
-    with running_service(tmp_path, "--with-local-agent") as (service, _):
+def test_stopping_the_service_stops_its_agent_while_it_can_give_its_lease_back(tmp_path: Path) -> None:
+    with running_service(tmp_path, "--with-local-agent") as (service, url):
         service.wait_for_line(r"(measuring on .*)")
+        with ServiceConnection(url) as connection:
+            latencies = LatencyService(connection, device=None, client="test")
+            latencies.request(load_space(str(SMALLEST), classes=10).operators(), purpose=Purpose.TABLE)
+        service.wait_for_line(r"(leased \d+ jobs)")
         (agent,) = [p for p in psutil.Process(service.process.pid).children() if "device_agents" in p.cmdline()]
         assert service.stop() == 0
+    assert "giving the lease back" in service.log.read_text()
+    assert "could not be given back" not in service.log.read_text()
     with pytest.raises(ProcessLookupError):
         os.kill(agent.pid, signal.SIGCONT)
