@@ -17,6 +17,8 @@ from latency_contract.protocols import Protocol
 
 MAX_LEASED_JOBS = 64
 
+JobId = Annotated[int, Field(ge=1, lt=2**63)]  # what a database's integer holds
+
 
 class JobState(StrEnum):
     QUEUED = "queued"  # waits for its model or for a device
@@ -32,7 +34,7 @@ class LeaseRequest(Contract):
 
 
 class LeasedJob(Contract):
-    job_id: int
+    job_id: JobId
     subject: Subject
     model_sha256: Sha256  # fetch it at /v1/models/{sha256}
     attempt: int  # 1 the first time
@@ -51,7 +53,7 @@ class Lease(Contract):
 
 class Measured(Contract):
     outcome: Literal["measured"] = "measured"
-    job_id: int
+    job_id: JobId
     measurement: Measurement
 
 
@@ -59,7 +61,7 @@ class Failed(Contract):
     """The subject's own fault: its model does not load, or ends the runner."""
 
     outcome: Literal["failed"] = "failed"
-    job_id: int
+    job_id: JobId
     error: Annotated[str, Field(min_length=1, max_length=4000)]  # a sentence, with the output that led to it
 
 

@@ -87,6 +87,8 @@ class Converter:
                     conversion_queue.postpone(session, conversion)
                 return False
             self._after_crash(conversion, error)
+        except Exception as error:  # noqa: BLE001 - raised in the process, about this subject; the thread must live on
+            self._give_up(conversion, error=f"the converter failed: {type(error).__name__}: {error}")
         else:
             conversion_s = time.perf_counter() - started
             with self._database.writing() as session:

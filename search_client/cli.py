@@ -119,7 +119,7 @@ def search(
     client = f"search-{content_hash([settings.model_dump(mode='json'), str(out.resolve())])[:16]}"
     with (
         RunDirectory(out, settings) as directory,
-        _latencies(service, settings.device, client=client, wait=wait) as latencies,
+        _latencies(service, settings.device or directory.device_model, client=client, wait=wait) as latencies,
     ):
         progress = ConsoleProgress()
         try:
@@ -321,11 +321,14 @@ def _network(from_file: Path | None, *, name: str, space: str | None, choices: s
     from search_client.spaces import load_space
 
     if from_file is not None:
-        final = json.loads(from_file.read_text())
-        named = {architecture["name"]: architecture for architecture in final["architectures"]}
-        if name not in named:
-            raise ValueError(f"{from_file} has no architecture '{name}'. It has {', '.join(named)}.")
-        return Network.model_validate(named[name]["network"])
+        try:
+            final = json.loads(from_file.read_text())
+            networks = {one["name"]: Network.model_validate(one["network"]) for one in final["architectures"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{from_file} is not the final.json of a search: {error}.") from error
+        if name not in networks:
+            raise ValueError(f"{from_file} has no architecture '{name}'. It has {', '.join(networks)}.")
+        return networks[name]
     if space is None or choices is None:
         raise ValueError("No architecture given. Use --from FINAL.JSON, or --space and --choices.")
     loaded, chosen = load_space(space), tuple(choices.split(","))

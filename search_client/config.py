@@ -88,7 +88,9 @@ def resolve(flags: dict[str, Any], *, file: Path | None) -> SearchConfig:
         raise ValueError(f"No {' and no '.join(missing)} given. Use {' and '.join(f'--{name}' for name in missing)}.")
     defaults = {name: field.default for name, field in SearchConfig.model_fields.items() if not field.is_required()}
     defaults |= space_recipe(str(settings["space"]))
-    defaults |= _for_trainings(defaults, settings.get("stages", defaults["stages"]) - 1)
+    stages = settings.get("stages", defaults["stages"])
+    if isinstance(stages, int):  # anything else is refused below
+        defaults |= _for_trainings(defaults, stages - 1)
     try:
         return SearchConfig.model_validate(defaults | settings)
     except ValidationError as error:

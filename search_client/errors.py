@@ -67,3 +67,7 @@ class NotMeasurable(SearchError):
 
 class IncompleteTable(SearchError):
     pass
+
+
+class ProtocolChanged(SearchError):
+    pass

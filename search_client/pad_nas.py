@@ -23,7 +23,7 @@ from search_client.ces import (
 )
 from search_client.config import SearchConfig
 from search_client.data import ImageData, load_data
-from search_client.errors import NoFeasibleArchitecture
+from search_client.errors import NoFeasibleArchitecture, ProtocolChanged
 from search_client.latencies import LatencyService, additive_latency, predict
 from search_client.oracle import SupernetOracle
 from search_client.progress import ConsoleProgress
@@ -68,7 +68,9 @@ class Search:
     def run(self) -> Path:
         """Algorithm 1. Returns the path of `final.json`; pictures and a report lie beside it."""
         self._say_what_is_searched()
-        if self.table is None:
+        if self.table is not None:
+            self._must_measure_as_the_table_was()
+        else:
             self.service.request(self.space.operators(), purpose=Purpose.SEARCH)  # measured while the supernet trains
             self._take_table_if_complete()
         stages = [self._stage(1, self.space, parent=None)]  # line 1
@@ -244,6 +246,17 @@ class Search:
             split=split,
             seed=self.config.seed,
         )
+
+    def _must_measure_as_the_table_was(self) -> None:
+        assert self.table is not None
+        then, now = self.table.protocol, self.service.device.protocol
+        if then.id != now.id or self.table.device_model != self.service.device.model:
+            raise ProtocolChanged(
+                f"This search began with latencies of {self.table.device_model} under {then.runtime}"
+                f" {then.runtime_version}; {self.service.device.model} now measures under {now.runtime}"
+                f" {now.runtime_version} or other settings, so its final networks could not be compared."
+                " Start a new search with another --out."
+            )
 
     def _say_what_is_searched(self) -> None:
         self.progress.say(

@@ -56,6 +56,11 @@ class RunDirectory:
         path = self.path / "table.json"
         return Table.model_validate_json(path.read_text()) if path.exists() else None
 
+    @property
+    def device_model(self) -> str | None:
+        """The device that this search began with; None while it has no table."""
+        return None if self.table is None else self.table.device_model
+
     def save_table(self, table: Table) -> None:
         write_text(self.path / "table.json", table.model_dump_json(indent=1))
 

@@ -155,7 +155,10 @@ def _save(checkpoint: Path, supernet: Supernet, optimizer: torch.optim.SGD, *, e
         if parameter in optimizer.state:  # a choice that no step has sampled has no momentum
             tensors[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"].contiguous()
     unfinished = checkpoint.with_name(checkpoint.name + ".unfinished")
-    save_file(tensors, unfinished, metadata={"epoch": str(epoch)})
+    try:
+        save_file(tensors, unfinished, metadata={"epoch": str(epoch)})
+    except SafetensorError as error:
+        raise OSError(f"{checkpoint} cannot be written: {error}. The checkpoint of the last epoch stays.") from error
     _flush(unfinished)
     os.replace(unfinished, checkpoint)
     _flush(checkpoint.parent)

@@ -42,9 +42,10 @@ class Scripted:
 def jobs(operator: Make, count: int = 1) -> tuple[list[LeasedJob], dict[str, Path]]:
     """Jobs whose models are called a, b, c …"""
     leased = [
-        LeasedJob(job_id=n, subject=operator(height=n + 1), model_sha256=f"{n:064x}", attempt=1) for n in range(count)
+        LeasedJob(job_id=n, subject=operator(height=n), model_sha256=f"{n:064x}", attempt=1)
+        for n in range(1, count + 1)
     ]
-    return leased, {job.model_sha256: Path("abcdef"[job.job_id]) for job in leased}
+    return leased, {job.model_sha256: Path("abcdef"[job.job_id - 1]) for job in leased}
 
 
 def run(
@@ -67,19 +68,19 @@ def test_rounds_of_subjects_take_turns_between_blocks_of_the_reference(operator:
 
 
 def test_a_steady_subject_stops_at_the_fewest_rounds(operator: Make) -> None:
-    outcome = measured(run(Scripted(a=repeat(1.0)), operator)[0]).measurement
+    outcome = measured(run(Scripted(a=repeat(1.0)), operator)[1]).measurement
     assert (outcome.verdict, len(outcome.rounds), outcome.latency_ms) == (Verdict.STEADY, 5, 1.0)
 
 
 def test_a_noisy_subject_gets_more_rounds_until_it_is_steady(operator: Make) -> None:
     noisy = chain([1.3, 1.6, 1.0, 1.2], repeat(1.001))
-    outcome = measured(run(Scripted(a=noisy), operator)[0]).measurement
+    outcome = measured(run(Scripted(a=noisy), operator)[1]).measurement
     assert outcome.verdict == Verdict.STEADY
     assert len(outcome.rounds) == 6
 
 
 def test_a_subject_that_never_settles_is_unsteady_at_the_cap(operator: Make) -> None:
-    outcome = measured(run(Scripted(a=iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])), operator)[0]).measurement
+    outcome = measured(run(Scripted(a=iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])), operator)[1]).measurement
     assert (outcome.verdict, len(outcome.rounds)) == (Verdict.UNSTEADY, 8)
 
 
@@ -92,13 +93,13 @@ def test_a_finished_subject_leaves_the_turns_to_the_others(operator: Make) -> No
 
 def test_every_round_keeps_its_samples_and_its_reference_readings(operator: Make) -> None:
     device = Scripted(reference=iter([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]), a=repeat(4.0))
-    rounds = measured(run(device, operator)[0]).measurement.rounds
+    rounds = measured(run(device, operator)[1]).measurement.rounds
     assert rounds[0].samples_ms == (6.0, 4.0, 3.6)
     assert [(r.reference_before_ms, r.reference_after_ms) for r in rounds[:2]] == [(1.0, 1.1), (1.2, 1.3)]
 
 
 def test_provenance_names_what_could_not_be_read(operator: Make) -> None:
-    provenance = measured(run(Scripted(a=repeat(1.0)), operator)[0]).measurement.provenance
+    provenance = measured(run(Scripted(a=repeat(1.0)), operator)[1]).measurement.provenance
     assert provenance.unreadable == ("frequency_khz",)
     assert (provenance.governor, provenance.temperature_after_c, provenance.core_mask) == ("performance", 31.5, "80")
 
@@ -106,8 +107,8 @@ def test_provenance_names_what_could_not_be_read(operator: Make) -> None:
 def test_a_subjects_fault_fails_it_alone(operator: Make) -> None:
     device = Scripted(a=chain([1.0], repeat(SubjectFault("segmentation fault"))), b=repeat(1.0))
     outcomes = run(device, operator, count=2)
-    assert outcomes[0] == Failed(job_id=0, error="segmentation fault")
-    assert isinstance(outcomes[1], Measured)
+    assert outcomes[1] == Failed(job_id=1, error="segmentation fault")
+    assert isinstance(outcomes[2], Measured)
 
 
 def test_a_reference_that_does_not_run_is_the_devices_fault(operator: Make) -> None:

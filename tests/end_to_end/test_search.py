@@ -1,6 +1,7 @@
 """Algorithm 1 end to end: service, agent and client as processes of their own, on this machine's processor."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -111,6 +112,19 @@ def test_a_search_killed_again_and_again_ends_with_the_same_bytes(service: str, 
             program.kill()
     assert client(*search_command(service, out)).exit_code == 0
     assert (out / "final.json").read_bytes() == (finished / "final.json").read_bytes()
+
+
+def test_a_search_does_not_go_on_under_another_protocol(service: str, finished: Path, tmp_path: Path) -> None:
+    """The runtime was updated since the table was measured: the copy in the directory says so."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    table = json.loads((out / "table.json").read_text())
+    table["protocol"]["runtime_version"] = "1.0.0"
+    (out / "table.json").write_text(json.dumps(table))
+    result = client(*search_command(service, out))
+    assert result.exit_code == 1
+    assert "under litert 1.0.0" in result.stderr
+    assert "Start a new search with another --out" in result.stderr
 
 
 def test_other_settings_in_the_same_directory_are_refused(service: str, finished: Path) -> None:

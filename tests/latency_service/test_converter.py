@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from latency_contract.canonical import canonical_json
 from latency_contract.operators import IBConv
 from latency_service import conversion_queue
 from latency_service.app import utc_now
 from latency_service.converter import Converter
 from latency_service.database import Database
-from latency_service.models import ModelRow, ModelState
+from latency_service.models import ModelRow, ModelState, SubjectRow
 from latency_service.settings import Settings
 from latency_service.subjects import store_subjects
 
@@ -73,6 +74,22 @@ def tensorflow_processes() -> list[psutil.Process]:
 def test_a_subject_that_cannot_be_converted_fails_with_a_sentence(database: Database, operator: Make) -> None:
     request(database, operator(), precision="int8")
     assert wait_for(database, ModelState.FAILED).error == "Precision 'int8' cannot be converted yet; use float32."
+
+
+@pytest.mark.usefixtures("converter")
+def test_a_subject_that_cannot_even_be_read_fails_and_the_next_one_is_converted(
+    database: Database, operator: Make
+) -> None:
+    """A row from another version of the program."""
+    with database.writing() as session:
+        session.add(SubjectRow(id=operator().id, kind="ibconv", key="x", document='{"kind": "unheard-of"}'))
+        session.flush()
+        conversion_queue.request(session, [operator().id], precision="float32", now=utc_now())
+    assert str(wait_for(database, ModelState.FAILED).error).startswith("the converter failed: ValidationError")
+    with database.writing() as session:
+        session.execute(update(SubjectRow).values(document=canonical_json(operator())))
+    request(database, operator())
+    wait_for(database, ModelState.READY)
 
 
 def test_stopping_gives_a_conversion_under_way_back(database: Database, operator: Make) -> None:

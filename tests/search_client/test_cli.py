@@ -67,6 +67,7 @@ def test_wrong_input_to_a_search_is_a_sentence(
         (["--space", TINY, "--choices", "Identity"], 2, "has 4 layers, but 1 choices are given"),
         (["--space", TINY, "--choices", "a,b,c,d"], 1, "'a' is not a choice"),
         (["--from", "nowhere.json"], 1, "nowhere.json"),
+        (["--from", TINY], 2, "is not the final.json of a search"),
     ],
 )
 @pytest.mark.parametrize("command", ["predict", "measure"])

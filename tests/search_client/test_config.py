@@ -52,7 +52,12 @@ def test_wrong_settings_are_refused_with_a_sentence(flags: dict[str, object], se
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"), [("space = ", "is not TOML"), ('space = "demo"\ndata = "digits"\ncolour = 1', "colour")]
+    ("text", "sentence"),
+    [
+        ("space = ", "is not TOML"),
+        ('space = "demo"\ndata = "digits"\ncolour = 1', "colour"),
+        ('space = "demo"\ndata = "digits"\nstages = "many"', "stages: Input should be a valid integer"),
+    ],
 )
 def test_a_wrong_file_is_refused_with_a_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     file = tmp_path / "mine.toml"
