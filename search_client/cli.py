@@ -32,7 +32,9 @@ app = typer.Typer(
 table_app = typer.Typer(help="Latency tables: build, show, export.", no_args_is_help=True)
 app.add_typer(table_app, name="table")
 
-output = Console(highlight=False)
+output = Console(highlight=False, markup=False)
+if not output.is_terminal:
+    output.width = 160  # what is piped should not be cut to the width of a terminal that is not there
 
 ServiceOption = Annotated[str, typer.Option("--service", envvar="PADNAS_SERVICE", help="URL of the latency service")]
 DeviceOption = Annotated[
@@ -117,16 +119,19 @@ def search(
     }
     settings = resolve(flags, file=config)
     client = f"search-{content_hash([settings.model_dump(mode='json'), str(out.resolve())])[:16]}"
-    with (
-        RunDirectory(out, settings) as directory,
-        _latencies(service, settings.device or directory.device_model, client=client, wait=wait) as latencies,
-    ):
-        progress = ConsoleProgress()
-        try:
-            path = Search(settings, latencies, directory, progress).run()
-        except KeyboardInterrupt:
-            progress.say(f"Stopped. The same command goes on where this one was, in {out}.")
-            raise typer.Exit(1) from None
+    progress = ConsoleProgress()
+    with RunDirectory(out, settings) as directory:
+        path = directory.final
+        if path.exists():
+            progress.say(f"{out} holds a finished search.")
+        else:
+            on = settings.device or directory.device_model
+            try:
+                with _latencies(service, on, client=client, wait=wait) as latencies:
+                    Search(settings, latencies, directory, progress).run()
+            except KeyboardInterrupt:
+                progress.say(f"Stopped. The same command goes on where this one was, in {out}.")
+                raise typer.Exit(1) from None
     if as_json:
         typer.echo(path.read_text(), nl=False)
         return
@@ -193,7 +198,11 @@ def devices(service: ServiceOption, as_json: JsonOption = False) -> None:
 @table_app.command("build", epilog="Example: padnas-client table build --service http://127.0.0.1:8000 --space basic")
 @errors_are_sentences
 def table_build(
-    service: ServiceOption, space: SpaceOption, device: DeviceOption = None, wait: WaitOption = False
+    service: ServiceOption,
+    space: SpaceOption,
+    device: DeviceOption = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Have every operator of a space measured, and publish the table."""
     from search_client.progress import ConsoleProgress
@@ -204,6 +213,9 @@ def table_build(
         with ConsoleProgress().task(f"measuring '{space}' on {latencies.device.model}", len(operators)) as advance:
             measured = latencies.measured(operators, purpose=Purpose.TABLE, on_progress=advance)
         table = latencies.publish()
+    if as_json:
+        typer.echo(table.model_dump_json())
+        return
     unsteady = sum(latency.verdict == "unsteady" for latency in measured)
     output.print(f"table {table.table_id} version {table.version}: {len(table.entries)} operators", soft_wrap=True)
     output.print(f"of this space: {len(measured) - unsteady} steady, {unsteady} unsteady")
@@ -211,10 +223,13 @@ def table_build(
 
 @table_app.command("show", epilog="Example: padnas-client table show --service http://127.0.0.1:8000")
 @errors_are_sentences
-def table_show(service: ServiceOption, device: DeviceOption = None) -> None:
+def table_show(service: ServiceOption, device: DeviceOption = None, as_json: JsonOption = False) -> None:
     """Show the last published table of a device."""
     with _latencies(service, device, client="table-show") as latencies:
         table = latencies.published()
+    if as_json:
+        typer.echo(table.model_dump_json())
+        return
     output.print(
         f"{table.device_model}, {table.protocol.runtime} {table.protocol.runtime_version}, version {table.version},"
         f" published {table.published_at:%Y-%m-%d %H:%M}",

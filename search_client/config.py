@@ -24,7 +24,7 @@ class SearchConfig(Contract):
     space: str
     data: str
     device: str | None = None  # None: the only one that the service knows
-    latency_min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: see pad_nas.default_bounds
+    latency_min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: see pad_nas.latency_bounds
     latency_max_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     stages: Annotated[int, Field(ge=2, le=10)] = 4  # M
     epochs: tuple[Annotated[int, Field(ge=1)], ...] = (120, 80, 40)  # of each training, M - 1 of them

@@ -10,7 +10,8 @@ SearchError
 ├── NoSuchDevice              the service does not know the device
 ├── NoAgent                   no agent measures on the device
 ├── NotMeasurable             operators that failed on the device
-└── IncompleteTable           a latency that the table does not hold
+├── IncompleteTable           a latency that the table does not hold
+└── ProtocolChanged           the device measures otherwise than when the search began
 """
 
 

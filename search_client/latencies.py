@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from latency_contract.connection import ServiceConnection
+from latency_contract.connection import NotThisService, ServiceConnection, ServiceUnreachable
 from latency_contract.devices import Device
 from latency_contract.operators import Conv, Head, IBConv, Network
 from latency_contract.tables import (
@@ -60,8 +60,18 @@ class LatencyService:
         self.device = _find_device(connection, device, patience_s=math.inf if wait else NO_AGENT_S)
 
     def request(self, subjects: Sequence[Conv | IBConv | Head | Network], *, purpose: Purpose) -> None:
-        """Have subjects queued and come back at once."""
-        self._ask(subjects, purpose=purpose, queue_missing=True)
+        """Have subjects queued, and come back once an agent is at work.
+
+        Raises:
+            NoAgent: something is to be measured, nobody does, and this search was not told to wait.
+        """
+        answer = self._ask(subjects, purpose=purpose, queue_missing=True)
+        deadline = time.monotonic() + NO_AGENT_S
+        while not (answer.device_alive or self._wait or _all_measured(answer)):
+            if time.monotonic() > deadline:
+                raise _no_agent(answer)
+            time.sleep(POLL_S)
+            answer = self._ask(subjects, purpose=purpose, queue_missing=False)
 
     def measured(
         self, subjects: Sequence[Conv | IBConv | Head | Network], *, purpose: Purpose, on_progress: OnProgress
@@ -82,27 +92,18 @@ class LatencyService:
             if answer.device_alive:
                 last_alive = time.monotonic()
             elif time.monotonic() - last_alive > NO_AGENT_S and not self._wait:
-                missing = len(subjects) - count[LatencyStatus.MEASURED]
-                raise NoAgent(
-                    f"{missing} operators are still to be measured on {answer.device_model}, but no agent is at work"
-                    " there. Start `padnas-agent run`, or use --wait to wait for one."
-                )
+                raise _no_agent(answer)
             time.sleep(POLL_S)
             # Asking with queue_missing again would retry what has failed, so only the missing is looked at.
             answer = self._ask(subjects, purpose=purpose, queue_missing=count[LatencyStatus.MISSING] > 0)
-        failed = [entry for entry in answer.entries if entry.status == LatencyStatus.FAILED]
-        if failed:
-            reasons = "; ".join(f"{entry.key}: {entry.error}" for entry in failed[:3])
-            raise NotMeasurable(
-                f"{len(failed)} of {len(subjects)} subjects cannot be measured on {answer.device_model} ({reasons})."
-                " Take them out of the search space, or ask again once their cause is mended."
-            )
+        _none_may_have_failed(answer)
         return [entry.latency for entry in answer.entries if entry.latency is not None]
 
     def complete(self, operators: Sequence[Conv | IBConv | Head]) -> bool:
-        """Whether every operator is measured by now."""
+        """Whether every operator is measured by now. Raises NotMeasurable if one never will be."""
         answer = self._ask(operators, purpose=Purpose.SEARCH, queue_missing=False)
-        return all(entry.status == LatencyStatus.MEASURED for entry in answer.entries)
+        _none_may_have_failed(answer)
+        return _all_measured(answer)
 
     def publish(self) -> Table:
         """The table as it stands, as an immutable version."""
@@ -131,12 +132,23 @@ class LatencyService:
             client=self._client,
             purpose=purpose,
         )
-        return self._connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query)
+        while True:
+            try:
+                return self._connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query)
+            except ServiceUnreachable:
+                if not self._wait:
+                    raise
 
 
 def known_devices(connection: ServiceConnection) -> list[Device]:
     """Every unit that has reported to the service, the one seen last first."""
-    return TypeAdapter(list[Device]).validate_json(connection.request("GET", "/v1/devices").content)
+    content = connection.request("GET", "/v1/devices").content
+    try:
+        return TypeAdapter(list[Device]).validate_json(content)
+    except ValidationError as error:
+        raise NotThisService(
+            f"{connection.base_url} does not list devices. Is this the address of a latency service of this version?"
+        ) from error
 
 
 def additive_latency(space: SearchSpace, table: Table) -> AdditiveLatency:
@@ -168,6 +180,28 @@ def predict(network: Network, table: Table) -> Prediction:
         below += (times * (entry.latency_ms - entry.low_ms)) ** 2
         above += (times * (entry.high_ms - entry.latency_ms)) ** 2
     return Prediction(total_ms, total_ms - math.sqrt(below), total_ms + math.sqrt(above))
+
+
+def _all_measured(answer: LatencyAnswer) -> bool:
+    return all(entry.status == LatencyStatus.MEASURED for entry in answer.entries)
+
+
+def _none_may_have_failed(answer: LatencyAnswer) -> None:
+    failed = [entry for entry in answer.entries if entry.status == LatencyStatus.FAILED]
+    if failed:
+        reasons = "; ".join(f"{entry.key}: {entry.error}" for entry in failed[:3])
+        raise NotMeasurable(
+            f"{len(failed)} of {len(answer.entries)} subjects cannot be measured on {answer.device_model} ({reasons})."
+            " Take them out of the search space, or ask again once their cause is mended."
+        )
+
+
+def _no_agent(answer: LatencyAnswer) -> NoAgent:
+    missing = sum(entry.status != LatencyStatus.MEASURED for entry in answer.entries)
+    return NoAgent(
+        f"{missing} subjects are still to be measured on {answer.device_model}, but no agent is at work there."
+        " Start `padnas-agent run`, or use --wait to wait for one."
+    )
 
 
 def _entry_ms(table: Table, operator: Conv | IBConv | Head) -> float:

@@ -6,6 +6,7 @@ anywhere and started again with the same directory ends with the same `final.jso
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,9 @@ from typing import Any, Literal
 import torch
 
 from latency_contract.canonical import content_hash
-from latency_contract.tables import Purpose, Table
+from latency_contract.connection import ServiceUnreachable
+from latency_contract.operators import Network
+from latency_contract.tables import Latency, Purpose, Table
 from search_client import figures, report
 from search_client.ces import (
     Evaluated,
@@ -63,6 +66,7 @@ class Search:
         input_size = load_space(self.config.space).stem.height
         self.data = load_data(self.config.data, input_size=input_size, seed=self.config.seed)
         self.space = load_space(self.config.space, classes=self.data.classes)
+        self.directory.record_data(self.data.name, self.data.fingerprint)
         self.table = self.directory.table
 
     def run(self) -> Path:
@@ -85,7 +89,7 @@ class Search:
     def _stage(self, number: int, space: SearchSpace, *, parent: Supernet | None) -> Stage:
         """Train a supernet (lines 1 and 8), search on it (lines 3 and 10), estimate the distribution (lines 4-6)."""
         directory = self.directory.stage(number)
-        directory.save_space(space)
+        directory.record_space(space)
         torch.manual_seed(self._seed("initial weights", number))
         supernet = Supernet(space)
         if parent is not None:
@@ -138,9 +142,13 @@ class Search:
         return Stage(number, space, supernet, evaluated, distribution)
 
     def _take_table_if_complete(self) -> None:
-        """As soon as everything is measured, see whether the bounds can be met: not after a night of training."""
-        if self.table is None and self.service.complete(self.space.operators()):
-            self._take_table()
+        """As soon as everything is measured, see whether the bounds can be met: not after a night of training.
+
+        A service that is away at this moment does not end the training; it is asked again later.
+        """
+        with suppress(ServiceUnreachable):
+            if self.table is None and self.service.complete(self.space.operators()):
+                self._take_table()
 
     def _complete_table(self) -> Table:
         """The table, waiting for what is still missing."""
@@ -174,20 +182,19 @@ class Search:
     def _release_what_was_pruned(self, before: SearchSpace, after: SearchSpace) -> None:
         kept = set(after.operators())
         pruned = [operator for operator in before.operators() if operator not in kept]
-        if pruned:
-            self.service.release(pruned)
+        with suppress(ServiceUnreachable):  # what nobody releases is measured once more than needed, no worse
+            if pruned:
+                self.service.release(pruned)
 
     def _finish(self, stages: Sequence[Stage]) -> Path:
         """Measure the final architectures whole (line 11), and write everything down."""
         table, bounds, last = self._complete_table(), self._bounds(), stages[-1]
         finals = final_architectures(last.evaluated, count=self.config.finals)
         networks = [last.space.network(item.architecture) for item in finals]
-        with self.progress.task("measuring final networks", len(networks)) as advance:
-            measured = self.service.measured(networks, purpose=Purpose.SEARCH, on_progress=advance)
-        self.service.release()
+        measured = self._measured_whole(networks)
         test_accuracies = self._oracle(last.supernet, split="test").evaluate([item.architecture for item in finals])
         final = {
-            "config": self.config.model_dump(mode="json"),
+            "config": self.config.model_dump(mode="json", exclude={"device"}),  # the device is named below
             "data_sha256": self.data.fingerprint,
             "device_model": table.device_model,
             "table": {"table_id": table.table_id, "version": table.version},
@@ -219,10 +226,21 @@ class Search:
                 )
             ],
         }
-        path = self.directory.path / "final.json"
-        write_json(path, final)
         self._draw(final, stages)
-        return path
+        write_json(self.directory.final, final)  # the last file: where it is, the search is finished
+        return self.directory.final
+
+    def _measured_whole(self, networks: Sequence[Network]) -> list[Latency]:
+        """Latencies of whole networks, kept in the directory so that a search stopped here does not ask again."""
+        kept = self.directory.measured()
+        if any(network.id not in kept for network in networks):
+            with self.progress.task("measuring final networks", len(networks)) as advance:
+                latencies = self.service.measured(networks, purpose=Purpose.SEARCH, on_progress=advance)
+            kept = {network.id: latency for network, latency in zip(networks, latencies, strict=True)}
+            self.directory.save_measured(kept)
+            with suppress(ServiceUnreachable):
+                self.service.release()
+        return [kept[network.id] for network in networks]
 
     def _draw(self, final: dict[str, Any], stages: Sequence[Stage]) -> None:
         folder = self.directory.figures

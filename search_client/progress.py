@@ -21,7 +21,7 @@ class ConsoleProgress:
     """Progress on standard error, so that standard output is the result's alone."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or Console(stderr=True, highlight=False, markup=False)
 
     def say(self, line: str) -> None:
         self._console.print(line, soft_wrap=True)

@@ -1,19 +1,21 @@
 """A search's directory: plain files, each written whole or not at all, from which a search goes on after any stop.
 
-config.toml  table.json  final.json  report.html  figures/
+config.toml  data.json  table.json  measured.json  report.html  figures/  final.json
 stage-K/  space.json  training.jsonl  supernet.safetensors  history.jsonl  distribution.json
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from latency_contract.tables import Table
+from pydantic import TypeAdapter
+
+from latency_contract.tables import Latency, Table
 from search_client import config
 from search_client.ces import Evaluated
 from search_client.config import SearchConfig
@@ -21,6 +23,8 @@ from search_client.errors import AnotherSearch
 from search_client.pruning import OperatorDistribution
 from search_client.spaces import SearchSpace
 from search_client.training import EpochRecord
+
+BEFORE_THE_SETTINGS = {".lock", "config.toml.unfinished"}  # what a search leaves that was stopped in its first write
 
 
 class RunDirectory:
@@ -36,12 +40,14 @@ class RunDirectory:
         path.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(path)
         saved = path / "config.toml"
-        if saved.exists():
+        if saved.exists() and self._has_something_to_lose():
             _must_be_the_same(config.load(saved), settings, path)
-        elif any(entry.name != ".lock" for entry in path.iterdir()):
+            return
+        if not saved.exists() and any(entry.name not in BEFORE_THE_SETTINGS for entry in path.iterdir()):
             raise AnotherSearch(f"{path} holds files, but none of a search. Choose an empty or a new directory.")
-        else:
-            write_text(saved, settings.to_toml())
+        for leftover in (path / "data.json", path / "stage-1" / "space.json"):
+            leftover.unlink(missing_ok=True)
+        write_text(saved, settings.to_toml())
 
     def __enter__(self) -> Self:
         return self
@@ -50,6 +56,27 @@ class RunDirectory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._lock)
+
+    def _has_something_to_lose(self) -> bool:
+        """Until something is measured or trained, settings may still be corrected."""
+        return (self.path / "table.json").exists() or (self.path / "stage-1" / "supernet.safetensors").exists()
+
+    @property
+    def final(self) -> Path:
+        """Exists exactly when the search is finished."""
+        return self.path / "final.json"
+
+    def record_data(self, name: str, sha256: str) -> None:
+        """Raises AnotherSearch if the search began with other images."""
+        _write_or_match(self.path / "data.json", {"name": name, "sha256": sha256})
+
+    def measured(self) -> dict[str, Latency]:
+        """Latencies of whole networks by their ids, as far as they were measured."""
+        path = self.path / "measured.json"
+        return TypeAdapter(dict[str, Latency]).validate_json(path.read_text()) if path.exists() else {}
+
+    def save_measured(self, latencies: Mapping[str, Latency]) -> None:
+        write_json(self.path / "measured.json", {key: one.model_dump(mode="json") for key, one in latencies.items()})
 
     @property
     def table(self) -> Table | None:
@@ -85,8 +112,9 @@ class StageDirectory:
     def checkpoint(self) -> Path:
         return self.path / "supernet.safetensors"
 
-    def save_space(self, space: SearchSpace) -> None:
-        write_json(self.path / "space.json", space.to_json() | {"size": space.size})
+    def record_space(self, space: SearchSpace) -> None:
+        """Raises AnotherSearch if this stage began with another space."""
+        _write_or_match(self.path / "space.json", space.to_json() | {"size": space.size})
 
     def append_epoch(self, record: EpochRecord) -> None:
         _append_lines(self.path / "training.jsonl", [asdict(record)])
@@ -124,6 +152,17 @@ def write_text(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
+def _write_or_match(path: Path, value: Any) -> None:
+    """Write a file that says what a search was begun with, or see that it says the same."""
+    if not path.exists():
+        write_json(path, value)
+    elif json.loads(path.read_text()) != value:
+        raise AnotherSearch(
+            f"{path} says that this search began with something else than what is there now."
+            " Restore what has changed since, or use another --out."
+        )
+
+
 def _append_lines(path: Path, values: Sequence[Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(value) + "\n" for value in values)
@@ -133,7 +172,11 @@ def _append_lines(path: Path, values: Sequence[Any]) -> None:
 
 def _must_be_the_same(saved: SearchConfig, asked: SearchConfig, path: Path) -> None:
     before, now = saved.model_dump(mode="json"), asked.model_dump(mode="json")
-    different = [f"{name} is {before[name]} there and {now[name]} here" for name in before if before[name] != now[name]]
+    different = [
+        f"{name} is {before[name]} there and {now[name]} here"
+        for name in before
+        if name != "device" and before[name] != now[name]  # the table says which device it is
+    ]
     if different:
         raise AnotherSearch(
             f"{path} belongs to another search: {'; '.join(different)}."
@@ -146,7 +189,7 @@ def _lock(path: Path) -> int:
     descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise AnotherSearch(f"A search is running in {path}. Wait for it, or use another --out.") from error
     return descriptor

@@ -87,11 +87,26 @@ def test_each_stage_searches_a_space_that_the_one_before_has_left(finished: Path
             assert new["choices"] == kept
 
 
-def test_the_same_command_again_ends_at_once_with_the_same_result(service: str, finished: Path) -> None:
+def test_a_finished_search_is_shown_again_without_any_service(finished: Path) -> None:
     before = (finished / "final.json").read_bytes()
-    result = client(*search_command(service, finished))
+    result = client(*search_command("http://127.0.0.1:9", finished))
     assert result.exit_code == 0, result.stderr
+    assert "holds a finished search" in result.stderr
+    assert "Final architectures on" in result.stdout
     assert (finished / "final.json").read_bytes() == before
+
+
+def test_a_search_stopped_before_its_last_file_ends_with_the_same_bytes(
+    service: str, finished: Path, tmp_path: Path
+) -> None:
+    """The measured networks are in the directory: a service that has forgotten them would measure other numbers."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / "final.json").unlink()
+    measured = (out / "measured.json").read_text()
+    assert client(*search_command(service, out)).exit_code == 0
+    assert (out / "final.json").read_bytes() == (finished / "final.json").read_bytes()
+    assert (out / "measured.json").read_text() == measured
 
 
 def test_another_directory_with_the_same_settings_ends_with_the_same_bytes(
@@ -118,6 +133,7 @@ def test_a_search_does_not_go_on_under_another_protocol(service: str, finished: 
     """The runtime was updated since the table was measured: the copy in the directory says so."""
     out = tmp_path / "run"
     shutil.copytree(finished, out)
+    (out / "final.json").unlink()
     table = json.loads((out / "table.json").read_text())
     table["protocol"]["runtime_version"] = "1.0.0"
     (out / "table.json").write_text(json.dumps(table))

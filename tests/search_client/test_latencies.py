@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
-from latency_contract.connection import ServiceConnection
+from latency_contract.connection import NotThisService, ServiceConnection
 from latency_contract.devices import Device, DeviceReport
 from latency_contract.jobs import Failed, Lease, LeaseReport, LeaseRequest, Measured
 from latency_contract.measurements import Measurement
@@ -139,6 +140,38 @@ def test_without_an_agent_it_is_said_after_a_moment(
     monkeypatch.setattr(LatencyService, "_ask", _as_if_no_agent(LatencyService._ask))
     with pytest.raises(NoAgent, match=r"no agent is at work there. Start `padnas-agent run`, or use --wait"):
         service.measured([operator()], purpose=Purpose.SEARCH, on_progress=lambda _: None)
+
+
+def test_a_search_without_an_agent_is_ended_before_it_trains(
+    service: LatencyService, operator: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latencies, "NO_AGENT_S", 0.1)
+    monkeypatch.setattr(LatencyService, "_ask", _as_if_no_agent(LatencyService._ask))
+    with pytest.raises(NoAgent, match="1 subjects are still to be measured"):
+        service.request([operator()], purpose=Purpose.SEARCH)
+
+
+def test_what_failed_is_said_while_the_supernet_trains(
+    service: LatencyService, agent: Callable[[Callable[[IBConv], float | str]], None], operator: Make
+) -> None:
+    agent(lambda _: "no such kernel")
+    service.request([operator()], purpose=Purpose.SEARCH)
+
+    def look_until_complete() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not service.complete([operator()]):
+            time.sleep(0.02)
+
+    with pytest.raises(NotMeasurable, match="no such kernel"):
+        look_until_complete()
+
+
+def test_an_address_that_is_no_service_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, connection: ServiceConnection
+) -> None:
+    monkeypatch.setattr(connection, "request", lambda *_, **__: httpx.Response(200, content=b"<html>"))
+    with pytest.raises(NotThisService, match="does not list devices"):
+        latencies.known_devices(connection)
 
 
 def test_with_wait_an_agent_is_waited_for(

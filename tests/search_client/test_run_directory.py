@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from search_client.ces import Evaluated
 from search_client.config import SearchConfig, resolve
 from search_client.errors import AnotherSearch
 from search_client.run_directory import RunDirectory, write_json, write_text
+from search_client.spaces import load_space
 
 TINY = str(Path(__file__).parent / "tiny.toml")
 
@@ -24,9 +26,38 @@ def test_the_same_settings_take_up_the_search(tmp_path: Path) -> None:
             assert directory.table is None
 
 
+def test_settings_may_be_corrected_until_something_is_measured_or_trained(tmp_path: Path) -> None:
+    """A typo in the first command must not cost the directory."""
+    with RunDirectory(tmp_path / "run", settings(seed=1)) as directory:
+        directory.record_data("digits", "1" * 64)
+        directory.stage(1).record_space(load_space(TINY))
+    with RunDirectory(tmp_path / "run", settings(seed=2)) as directory:
+        directory.record_data("digits", "2" * 64)
+        assert "seed = 2" in (directory.path / "config.toml").read_text()
+
+
+def test_a_search_stopped_in_its_very_first_write_can_be_started_again(tmp_path: Path) -> None:
+    (tmp_path / "config.toml.unfinished").write_text("spa")
+    with RunDirectory(tmp_path, settings()):
+        assert (tmp_path / "config.toml").exists()
+
+
+def test_other_data_or_another_space_than_the_search_began_with_are_refused(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "run", settings()) as directory:
+        directory.record_data("digits", "1" * 64)
+        directory.record_data("digits", "1" * 64)
+        with pytest.raises(AnotherSearch, match=r"data\.json says that this search began with something else"):
+            directory.record_data("digits", "2" * 64)
+        space = load_space(TINY)
+        directory.stage(1).record_space(space)
+        reordered = [replace(layer, choices=layer.choices[::-1]) for layer in space.layers]
+        with pytest.raises(AnotherSearch, match=r"space\.json says"):
+            directory.stage(1).record_space(replace(space, layers=tuple(reordered)))
+
+
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    with RunDirectory(tmp_path / "run", settings(seed=1)):
-        pass
+    with RunDirectory(tmp_path / "run", settings(seed=1)) as directory:
+        directory.stage(1).checkpoint.touch()
     with pytest.raises(AnotherSearch, match="belongs to another search: seed is 1 there and 2 here"):
         RunDirectory(tmp_path / "run", settings(seed=2))
 

@@ -1,0 +1,38 @@
+"""Rules of the outer loop that need no processes; the loop itself is in tests/end_to_end/test_search.py."""
+
+import pytest
+
+from search_client.ces import Evaluated, LatencyBounds
+from search_client.pad_nas import final_architectures, latency_bounds
+
+ATTAINABLE = (1.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("min_ms", "max_ms", "expected"),
+    [
+        (None, None, (2.0, 3.0)),  # the middle third
+        (None, 2.5, (1.0, 2.5)),  # a bound that is not given is no restriction
+        (2.5, None, (2.5, 4.0)),
+        (1.5, 2.5, (1.5, 2.5)),
+        (None, 0.5, (0.5, 0.5)),  # out of reach, which is for the search to say
+        (9.0, None, (9.0, 9.0)),
+    ],
+)
+def test_bounds_that_are_not_given(min_ms: float | None, max_ms: float | None, expected: tuple[float, float]) -> None:
+    assert latency_bounds(min_ms, max_ms, attainable_ms=ATTAINABLE) == LatencyBounds(*expected)
+
+
+def evaluated(name: str, latency_ms: float, accuracy: float) -> Evaluated:
+    return Evaluated((name,), latency_ms, accuracy, 0)
+
+
+def test_the_first_final_is_the_most_accurate_and_of_equals_the_fastest() -> None:
+    found = [evaluated("slow", 2.0, 0.9), evaluated("fast", 1.0, 0.9), evaluated("poor", 0.5, 0.5)]
+    assert [item.architecture[0] for item in final_architectures(found, count=1)] == ["fast"]
+
+
+def test_finals_come_front_by_front() -> None:
+    front = [evaluated("a", 3.0, 0.9), evaluated("b", 1.0, 0.7)]
+    behind = [evaluated("c", 3.5, 0.89), evaluated("d", 1.5, 0.6)]
+    assert [item.architecture[0] for item in final_architectures(behind + front, count=3)] == ["a", "b", "c"]
