@@ -3,6 +3,7 @@
 import json
 import logging
 import signal
+import sys
 import threading
 from typing import Annotated, NoReturn
 
@@ -36,6 +37,7 @@ def run(
     service: Annotated[str, typer.Option("--service", envvar="PADNAS_SERVICE", help="URL of the latency service")],
     device: DeviceOption = "local",
     max_jobs: Annotated[int, typer.Option(min=1, max=64, help="jobs of one lease, measured in turns")] = 16,
+    stop_with_input: Annotated[bool, typer.Option("--stop-with-input", help="stop when standard input ends")] = False,
 ) -> None:
     """Measure for a service until stopped. On SIGTERM or Ctrl-C, the lease is given back first."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -44,6 +46,8 @@ def run(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if stop_with_input:
+        threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
     try:
         with ServiceConnection(service) as connection, LocalDevice() as local:
             Agent(connection, local, stop=stop, max_jobs=max_jobs).run()
@@ -77,6 +81,12 @@ def devices(as_json: JsonOption = False) -> None:
         table = Table("device", "model", "state", box=None)
         table.add_row("local", processor_name(), state)
         Console().print(table)
+
+
+def _wait_for_end_of_input(stop: threading.Event) -> None:
+    """Whoever started this agent holds the other end, and lets go of it however it ends."""
+    sys.stdin.buffer.read()
+    stop.set()
 
 
 def _must_be_local(device: str) -> None:

@@ -171,10 +171,14 @@ def maximal_khz(core: int) -> int:
 
 
 def processor_name() -> str:
-    """What the kernel calls the processor, in letters that a device's name may have."""
+    """What the kernel calls the processor, in letters that a device's name may have.
+
+    An ARM kernel may name only implementer and part; they still tell one processor from another.
+    """
     info = _read(Path("/proc/cpuinfo")) or ""
     named = re.search(r"^(?:model name|Hardware|Model)\s*:\s*(.+)$", info, re.MULTILINE)
-    name = named.group(1) if named else platform.processor() or platform.machine()
+    arm = re.findall(r"^CPU (?:implementer|part)\s*:\s*(\S+)$", info, re.MULTILINE)
+    name = named.group(1) if named else " ".join(dict.fromkeys([platform.machine(), *arm]))
     return re.sub(r"[^\w .,:;()+@#&/'-]", "", name).strip()[:100]
 
 
@@ -198,7 +202,9 @@ def _runtime_library() -> Path:
     if package is None or package.origin is None:
         raise DeviceFault("LiteRT is not installed here. Install the agent with: pip install 'pad-nas[agent]'")
     libraries = sorted(Path(package.origin).parent.glob("libpywrap_litert_common*"))
-    return libraries[0] if libraries else Path(package.origin)
+    if not libraries:
+        raise DeviceFault("This build of LiteRT has no libpywrap_litert_common; its provenance cannot be recorded.")
+    return libraries[0]
 
 
 def _lock_machine() -> int:
@@ -206,8 +212,12 @@ def _lock_machine() -> int:
     path = Path(tempfile.gettempdir()) / "padnas-local-device.lock"
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the kernel when this process ends
     except OSError as error:
+        raise DeviceFault(f"The lock file {path} cannot be opened: {error.strerror}. Remove it.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the kernel when this process ends
+    except BlockingIOError as error:
+        os.close(descriptor)
         raise DeviceFault(
             f"Another agent already measures on this machine (it holds {path}). Stop it, or use it instead."
         ) from error

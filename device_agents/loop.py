@@ -8,12 +8,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol as Interface
 
+from pydantic import ValidationError
+
 from device_agents.errors import DeviceFault, LeaseLost, Stopped
 from device_agents.heartbeats import Heartbeat
 from device_agents.rounds import MeasuringDevice, Outcome, measure
-from latency_contract.connection import ServiceConnection, ServiceRefused, ServiceUnreachable
+from latency_contract.connection import (
+    NotThisService,
+    ServiceConnection,
+    ServiceError,
+    ServiceRefused,
+    ServiceUnreachable,
+)
 from latency_contract.devices import Device, DeviceReport
-from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest
+from latency_contract.jobs import MAX_REASON, Lease, LeaseRelease, LeaseReport, LeaseRequest
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +47,7 @@ class Agent:
 
         Raises:
             ServiceRefused: the service does not accept this device.
+            NotThisService: something else answers at its address.
         """
         reported = False
         while not self._stop.is_set():
@@ -50,10 +59,10 @@ class Agent:
             except ServiceUnreachable as error:
                 log.warning("%s Trying again.", error)
                 reported, wait_s = False, 1.0
-            except ServiceRefused as refusal:
+            except (ServiceRefused, NotThisService) as error:
                 if not reported:
                     raise
-                log.warning("%s Reporting the device again.", refusal)  # the service has another database now
+                log.warning("%s Reporting the device again.", error)  # another database now, or a proxy in between
                 reported, wait_s = False, 1.0
             self._stop.wait(wait_s)
 
@@ -68,7 +77,10 @@ class Agent:
         response = self._connection.request("POST", "/v1/leases", body=request)
         if response.status_code == 204:
             return float(response.headers.get("Retry-After", 1))
-        lease = Lease.model_validate_json(response.content)
+        try:
+            lease = Lease.model_validate_json(response.content)
+        except ValidationError as error:
+            raise NotThisService("The service gave a lease that this agent cannot read. Update the agent.") from error
         log.info("leased %d jobs", len(lease.jobs))
         with Heartbeat(self._connection, lease) as heartbeat:
             try:
@@ -78,6 +90,8 @@ class Agent:
                 log.warning("%s", error)
             except (Stopped, DeviceFault) as error:
                 self._release(lease, error)
+            except OSError as error:
+                self._release(lease, DeviceFault(f"The agent cannot store models: {error}. Free some disk space."))
         return 0.0
 
     def _measure(self, lease: Lease, heartbeat: Heartbeat) -> Iterator[Sequence[Outcome]]:
@@ -108,7 +122,7 @@ class Agent:
         return path
 
     def _report(self, lease: Lease, outcomes: Sequence[Outcome]) -> None:
-        """Deliver outcomes, however long the service is away. Raises LeaseLost or Stopped."""
+        """Deliver outcomes, however long the service is away. Raises LeaseLost, DeviceFault or Stopped."""
         if not outcomes:
             return
         report = LeaseReport(outcomes=tuple(outcomes))
@@ -120,7 +134,9 @@ class Agent:
                 if self._stop.is_set():
                     raise Stopped("the agent was told to stop while the service is away") from error
             except ServiceRefused as refusal:
-                raise LeaseLost(f"the service refuses the outcomes: {refusal}") from refusal
+                if refusal.error == "StaleLease":
+                    raise LeaseLost(str(refusal)) from refusal
+                raise DeviceFault(f"The service refuses what was measured: {refusal}") from refusal
             else:
                 log.info("reported %d outcomes", len(outcomes))
                 return
@@ -128,8 +144,8 @@ class Agent:
     def _release(self, lease: Lease, reason: Stopped | DeviceFault) -> None:
         """Give the rest of a lease back. If that cannot be said, the lease's deadline says it."""
         log.warning("giving the lease back: %s", reason)
-        fault = str(reason) if isinstance(reason, DeviceFault) else None
+        fault = str(reason)[:MAX_REASON] if isinstance(reason, DeviceFault) else None
         try:
             self._connection.request("POST", f"/v1/leases/{lease.token}/release", body=LeaseRelease(device_fault=fault))
-        except (ServiceRefused, ServiceUnreachable) as error:
+        except ServiceError as error:
             log.warning("the lease could not be given back: %s", error)

@@ -19,7 +19,8 @@ from typing import Protocol as Interface
 from pydantic import ValidationError
 
 from device_agents.errors import DeviceFault, SubjectFault
-from latency_contract.jobs import Failed, LeasedJob, Measured
+from latency_contract.errors import validation_sentence
+from latency_contract.jobs import MAX_REASON, Failed, LeasedJob, Measured
 from latency_contract.measurements import Measurement, Provenance, Round, estimate_of
 from latency_contract.protocols import Protocol
 
@@ -96,7 +97,7 @@ def measure(
             try:
                 samples = _block(device, models[progress.job.model_sha256], protocol.block_ms, protocol)
             except SubjectFault as fault:
-                outcomes[progress.job.job_id] = Failed(job_id=progress.job.job_id, error=str(fault))
+                outcomes[progress.job.job_id] = Failed(job_id=progress.job.job_id, error=str(fault)[:MAX_REASON])
                 continue
             after_ms = _reference_ms(device, reference, protocol)
             progress.rounds.append(_round(started_at, samples, before_ms=before_ms, after_ms=after_ms))
@@ -145,7 +146,8 @@ def _round(started_at: datetime, samples: Sequence[float], *, before_ms: float, 
             reference_after_ms=after_ms,
         )
     except ValidationError as error:
-        raise DeviceFault(f"The device gave readings that cannot be times: {error}") from error
+        reasons = validation_sentence(error.errors())
+        raise DeviceFault(f"The device gave readings that cannot be times: {reasons}") from error
 
 
 def _measurement(progress: _Progress, protocol: Protocol, device: MeasuringDevice) -> Measurement:

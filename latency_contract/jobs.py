@@ -16,6 +16,7 @@ from latency_contract.operators import Subject
 from latency_contract.protocols import Protocol
 
 MAX_LEASED_JOBS = 64
+MAX_REASON = 4000  # characters of a fault or failure; longer ones are cut by whoever reports them
 
 JobId = Annotated[int, Field(ge=1, lt=2**63)]  # what a database's integer holds
 
@@ -62,7 +63,7 @@ class Failed(Contract):
 
     outcome: Literal["failed"] = "failed"
     job_id: JobId
-    error: Annotated[str, Field(min_length=1, max_length=4000)]  # a sentence, with the output that led to it
+    error: Annotated[str, Field(min_length=1, max_length=MAX_REASON)]  # a sentence, with the output that led to it
 
 
 class LeaseReport(Contract):
@@ -75,7 +76,7 @@ class LeaseReport(Contract):
 class LeaseRelease(Contract):
     """Give back what is left of a lease; with a `device_fault`, the device rests before its next one."""
 
-    device_fault: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    device_fault: Annotated[str, Field(min_length=1, max_length=MAX_REASON)] | None = None
 
 
 class LeaseState(Contract):

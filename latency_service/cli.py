@@ -116,12 +116,13 @@ def _listen(host: str, port: int) -> socket.socket:
 def _local_agent(url: str) -> Iterator[subprocess.Popen[bytes]]:
     """`padnas-agent run --device local` beside the service, ended with it at the latest."""
     command = [sys.executable, "-m", "device_agents", "run", "--service", url, "--device", "local"]
-    agent = subprocess.Popen(command, start_new_session=True)  # its own session: Ctrl-C reaches it through us alone
+    # Its own session, so that Ctrl-C reaches it through us alone; a pipe, so that it ends with us, even by kill -9.
+    agent = subprocess.Popen([*command, "--stop-with-input"], stdin=subprocess.PIPE, start_new_session=True)
     try:
         yield agent
     finally:
         agent.kill()
-        agent.wait()
+        agent.communicate()
 
 
 class _Server(uvicorn.Server):

@@ -42,7 +42,7 @@ def runner_of(device: LocalDevice) -> psutil.Process:
 
 def test_a_block_gives_a_positive_time_for_every_run(device: LocalDevice, model: Path) -> None:
     samples = run(device, model)
-    assert len(samples) > 5
+    assert len(samples) >= 5
     assert all(0 < sample < 1000 for sample in samples)
     assert sum(samples) >= 5.0 * 0.9
 

@@ -14,6 +14,7 @@ from device_agents.loop import Agent
 from device_agents.rounds import Identity, Readings
 from latency_contract.connection import ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
+from latency_contract.jobs import LeaseReport, LeaseRequest
 from latency_contract.operators import IBConv
 from latency_contract.tables import LatencyAnswer, LatencyEntry, LatencyQuery, LatencyStatus
 
@@ -40,13 +41,15 @@ class Scripted:
 
 
 class Overheard(ServiceConnection):
-    """The agent's connection, its leases written down, and a model damaged on the way when the test wants it."""
+    """The agent's connection: its leases are written down, and what passes is altered when the test wants it."""
 
     def __init__(self, url: str, bench: "Bench") -> None:
         super().__init__(url)
         self.bench = bench
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        if path.endswith("/report") and self.bench.say_that_results_are_of is not None:
+            options["body"] = _of_another_device(options["body"], self.bench.say_that_results_are_of)
         response = super().request(method, path, **options)
         if path == "/v1/leases" and response.status_code == 200:
             self.bench.tokens.append(response.json()["token"])
@@ -54,6 +57,13 @@ class Overheard(ServiceConnection):
             self.bench.damage_next_model = False
             return httpx.Response(200, content=response.content[:-1] + b"?")
         return response
+
+
+def _of_another_device(report: LeaseReport, serial: str) -> LeaseReport:
+    document = report.model_dump(mode="json")
+    for outcome in document["outcomes"]:
+        outcome["measurement"]["provenance"]["device_serial"] = serial
+    return LeaseReport.model_validate(document)
 
 
 class Bench:
@@ -66,6 +76,7 @@ class Bench:
         self.stop = threading.Event()
         self.tokens: list[str] = []
         self.damage_next_model = False
+        self.say_that_results_are_of: str | None = None
         self.thread: threading.Thread | None = None
 
     def start(self, behave: Callable[[Path], float]) -> Scripted:
@@ -188,18 +199,45 @@ def test_an_agent_that_lost_its_lease_drops_the_batch_and_goes_on(bench: Bench, 
 
 
 def test_a_lease_is_renewed_for_as_long_as_its_jobs_take(bench: Bench, operator: Make) -> None:
-    """The first block waits until the lease would have expired without renewal."""
-    expired = threading.Event()
-    threading.Timer(SHORT_LEASE_S * 1.3, expired.set).start()
+    """While the first block takes longer than a lease, a second unit of the model asks for work and gets none."""
+    second = bench.report.model_copy(update={"serial": f"{bench.report.serial}-2"})
+    bench.connection.ask("PUT", f"/v1/devices/{second.serial}", Device, body=second)
+    answers: list[int] = []
 
     def slow(_: Path) -> float:
-        assert expired.wait(PATIENCE_S)
+        deadline = time.monotonic() + SHORT_LEASE_S * 1.3
+        while not answers or (len(answers) < 1000 and time.monotonic() < deadline):
+            response = bench.connection.request("POST", "/v1/leases", body=LeaseRequest(serial=second.serial))
+            answers.append(response.status_code)
+            time.sleep(0.05)
         return 1.0
 
-    bench.start(slow)
+    def slow_once(model: Path) -> float:
+        return 1.0 if answers else slow(model)
+
+    bench.start(slow_once)
     bench.queue(operator())
     bench.wait_for(lambda: bench.ask(operator())[0].status == LatencyStatus.MEASURED, "not measured")
-    assert len(bench.tokens) == 1
+    assert set(answers) == {204}
+
+
+def test_a_full_disk_is_the_devices_fault_and_the_lease_is_given_back(bench: Bench, operator: Make) -> None:
+    def full(_: Path) -> float:
+        raise OSError(28, "No space left on device")
+
+    bench.start(full)
+    bench.queue(operator())
+    bench.wait_for(lambda: bench.device().faults == 1, "no fault")
+    assert "No space left on device. Free some disk space" in str(bench.device().last_fault)
+    assert bench.ask(operator())[0].status == LatencyStatus.QUEUED
+
+
+def test_outcomes_that_the_service_refuses_are_given_back_with_its_reason(bench: Bench, operator: Make) -> None:
+    bench.say_that_results_are_of = "somebody-else"
+    bench.start(lambda _: 1.0)
+    bench.queue(operator())
+    bench.wait_for(lambda: bench.device().faults == 1, "no fault")
+    assert "of another device: somebody-else" in str(bench.device().last_fault)
 
 
 def test_a_model_that_arrives_damaged_is_not_measured(bench: Bench, operator: Make) -> None:

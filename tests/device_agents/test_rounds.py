@@ -8,7 +8,7 @@ import pytest
 
 from device_agents.errors import DeviceFault, Stopped, SubjectFault
 from device_agents.rounds import Identity, Outcome, Readings, measure
-from latency_contract.jobs import Failed, LeasedJob, Measured
+from latency_contract.jobs import MAX_REASON, Failed, LeasedJob, Measured
 from latency_contract.measurements import Verdict
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol, StoppingRule
@@ -118,8 +118,9 @@ def test_a_reference_that_does_not_run_is_the_devices_fault(operator: Make) -> N
 
 @pytest.mark.parametrize("reading", [0.0, -1.0, float("nan"), float("inf")])
 def test_an_impossible_reading_is_never_a_measurement(operator: Make, reading: float) -> None:
-    with pytest.raises(DeviceFault, match="readings that cannot be times"):
+    with pytest.raises(DeviceFault, match="readings that cannot be times") as fault:
         run(Scripted(a=repeat(reading)), operator)
+    assert len(str(fault.value)) < MAX_REASON
 
 
 def test_the_check_before_every_round_can_end_the_batch(operator: Make) -> None:
