@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError, TimeoutError
 from starlette.exceptions import HTTPException
 
 from latency_contract.errors import ErrorBody, validation_sentence
@@ -59,10 +59,15 @@ def create_app(database: Database, *, settings: Settings, clock: Callable[[], da
         detail = f"{request.method} {request.url.path}: {error.detail}. The endpoints are listed at /docs."
         return _error(error.status_code, "HttpError", detail)
 
+    @app.exception_handler(TimeoutError)
     @app.exception_handler(OperationalError)
-    def database_away(_: Request, error: OperationalError) -> JSONResponse:
+    def database_away(_: Request, error: SQLAlchemyError) -> JSONResponse:
         log.error("the database does not answer: %s", error)
         return _error(503, "DatabaseUnavailable", "The database does not answer at present; try again in a moment.")
+
+    @app.exception_handler(Exception)
+    def our_own_mistake(_: Request, error: Exception) -> JSONResponse:
+        return _error(500, type(error).__name__, "The service made a mistake; its log says more. Please report it.")
 
     return app
 

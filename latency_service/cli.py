@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 
 import typer
 import uvicorn
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from latency_service.app import create_app
 from latency_service.database import Database
@@ -60,13 +60,13 @@ def serve(
         database.check_schema()
     except SchemaMismatch as error:
         _refuse(str(error), status=1)
-    except OperationalError as error:
+    except DatabaseError as error:
         _refuse(f"The database {database_url} cannot be opened: {error.orig}.", status=1)
     # After its own shutdown uvicorn raises the signal again; this makes it an exit with status 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with _listen(host, port) as listener:
-        url = f"http://{host}:{listener.getsockname()[1]}"
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         typer.echo(f"latency service on {url}, database {database_url}")
         config = uvicorn.Config(create_app(database, settings=settings), log_level="warning")
         with _local_agent(url) if with_local_agent else contextlib.nullcontext() as agent:
@@ -79,7 +79,7 @@ def migrate(database_url: DatabaseUrl = Settings.database_url) -> None:
     database = _open(database_url)
     try:
         database.migrate()
-    except OperationalError as error:
+    except DatabaseError as error:
         _refuse(f"The database {database_url} cannot be opened: {error.orig}.", status=1)
     typer.echo(f"{database_url} has the current schema")
 

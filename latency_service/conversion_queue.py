@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from latency_service import queue
@@ -75,30 +75,36 @@ def claim(session: Session, *, claim_s: float, now: datetime) -> Conversion | No
 
 def renew(session: Session, conversion: Conversion, *, claim_s: float, now: datetime) -> None:
     """The converter is still at it."""
-    row = session.get_one(ModelRow, (conversion.subject_id, conversion.precision))
-    row.claimed_until = now + timedelta(seconds=claim_s)
+    if (row := _owned(session, conversion)) is not None:
+        row.claimed_until = now + timedelta(seconds=claim_s)
 
 
 def store(session: Session, conversion: Conversion, *, content: bytes, conversion_s: float) -> None:
-    sha256 = hashlib.sha256(content).hexdigest()
-    session.execute(
-        insert_if_absent(session, ModelFileRow).values(sha256=sha256, content=content).on_conflict_do_nothing()
-    )
-    row = session.get_one(ModelRow, (conversion.subject_id, conversion.precision))
-    row.state, row.sha256, row.conversion_s, row.error = ModelState.READY, sha256, conversion_s, None
+    if (row := _owned(session, conversion)) is not None:
+        sha256 = hashlib.sha256(content).hexdigest()
+        session.execute(
+            insert_if_absent(session, ModelFileRow).values(sha256=sha256, content=content).on_conflict_do_nothing()
+        )
+        row.state, row.sha256, row.conversion_s, row.error = ModelState.READY, sha256, conversion_s, None
 
 
 def fail(session: Session, conversion: Conversion, *, error: str) -> None:
     """Give the subject up, and with it every job that waits for its model."""
-    row = session.get_one(ModelRow, (conversion.subject_id, conversion.precision))
-    row.state, row.error = ModelState.FAILED, error
-    queue.fail_unconvertible(session, conversion.subject_id, precision=conversion.precision, error=error)
+    if (row := _owned(session, conversion)) is not None:
+        row.state, row.error = ModelState.FAILED, error
+        queue.fail_unconvertible(session, conversion.subject_id, precision=conversion.precision, error=error)
 
 
 def postpone(session: Session, conversion: Conversion) -> None:
     """The converter's fault, not the subject's: another attempt."""
-    row = session.get_one(ModelRow, (conversion.subject_id, conversion.precision))
-    row.state = ModelState.PENDING
+    if (row := _owned(session, conversion)) is not None:
+        row.state = ModelState.PENDING
+
+
+def _owned(session: Session, conversion: Conversion) -> ModelRow | None:
+    """The row, if this claim still owns it: a converter that let its claim run out changes nothing."""
+    row = session.get_one(ModelRow, (conversion.subject_id, conversion.precision), with_for_update=True)
+    return row if row.state == ModelState.CONVERTING and row.attempts == conversion.attempt else None
 
 
 def model_sha256(session: Session, subject_id: str, *, precision: str) -> str | None:
@@ -113,8 +119,3 @@ def content(session: Session, sha256: str) -> bytes:
     if row is None:
         raise UnknownModel(f"There is no model with SHA-256 {sha256}; a lease names those that exist.")
     return row.content
-
-
-def pending(session: Session) -> int:
-    states = (ModelState.PENDING, ModelState.CONVERTING)
-    return session.scalar(select(func.count()).select_from(ModelRow).where(ModelRow.state.in_(states))) or 0

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from datetime import datetime
 
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from latency_service import conversion_queue
 from latency_service.conversion_queue import Conversion
@@ -24,6 +24,7 @@ from latency_service.errors import ConversionFailed
 from latency_service.settings import Settings
 
 POLL_S = 0.5  # how long a subject that another service queued may go unnoticed
+REST_S = 30.0  # of a service that cannot convert anything
 log = logging.getLogger(__name__)
 
 
@@ -46,8 +47,12 @@ class Converter:
         return self._warm.is_set()
 
     def start(self) -> None:
-        self._pool.submit(_warm_up).add_done_callback(lambda _: self._warm.set())
+        self._pool.submit(_warm_up).add_done_callback(self._warmed_up)
         self._thread.start()
+
+    def _warmed_up(self, done: Future[None]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            self._warm.set()
 
     def wake(self) -> None:
         self._work.set()
@@ -63,7 +68,7 @@ class Converter:
         while not self._stopping.is_set():
             try:
                 worked = self._convert_one()
-            except OperationalError:  # the database is away or locked: its fault is retried
+            except SQLAlchemyError:  # the database is away or locked: its fault is retried
                 log.exception("the converter cannot reach the database; trying again")
                 worked = False
             if not worked:
@@ -87,6 +92,11 @@ class Converter:
                     conversion_queue.postpone(session, conversion)
                 return False
             self._after_crash(conversion, error)
+        except ImportError:
+            log.exception("TensorFlow cannot be imported, so nothing is converted; trying again in %g s", REST_S)
+            with self._database.writing() as session:
+                conversion_queue.postpone(session, conversion)
+            self._stopping.wait(REST_S)
         except Exception as error:  # noqa: BLE001 - raised in the process, about this subject; the thread must live on
             self._give_up(conversion, error=f"the converter failed: {type(error).__name__}: {error}")
         else:

@@ -30,6 +30,8 @@ class Database:
             self.engine = create_engine(url, **options)
         except (ArgumentError, ImportError) as error:
             raise ValueError(f"'{url}' is not a database URL that works here ({error}). Use sqlite:///FILE.") from error
+        if sqlite and self.engine.url.database in (None, "", ":memory:"):
+            raise ValueError(f"'{url}' is a database in memory, which ends with its connection. Use sqlite:///FILE.")
         if sqlite:
             _prepare_sqlite(self.engine)
         self._writing_engine = self.engine.execution_options(writes=True)

@@ -1,5 +1,6 @@
 """Devices: who reported them, which are at work, and the circuit breaker that lets a faulty one rest."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
@@ -38,6 +39,11 @@ def known(session: Session, serial: str) -> DeviceRow:
     return row
 
 
+def everyone(session: Session) -> Sequence[DeviceRow]:
+    """Every unit that has ever reported, the one seen last first."""
+    return session.scalars(select(DeviceRow).order_by(DeviceRow.last_seen_at.desc())).all()
+
+
 def resolve(session: Session, name: str, *, protocol_id: str | None) -> tuple[str, ProtocolRow]:
     """Device model and protocol that a person means by a model's or a unit's name.
 
@@ -47,7 +53,7 @@ def resolve(session: Session, name: str, *, protocol_id: str | None) -> tuple[st
         UnknownDevice: no unit of that name has ever reported.
         UnknownProtocol: no unit has ever measured under that protocol.
     """
-    rows = session.scalars(select(DeviceRow).order_by(DeviceRow.last_seen_at.desc())).all()
+    rows = everyone(session)
     matches = [row for row in rows if name in (row.model, row.serial)]
     matches = matches or [row for row in rows if name.casefold() == row.model.casefold()]
     if not matches:
@@ -95,5 +101,5 @@ def shown(row: DeviceRow, *, settings: Settings, now: datetime) -> Device:
         last_seen_at=row.last_seen_at,
         faults=row.faults,
         last_fault=row.last_fault,
-        blocked_until=row.blocked_until,
+        blocked_until=row.blocked_until if row.blocked_until is not None and row.blocked_until > now else None,
     )

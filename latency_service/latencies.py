@@ -178,6 +178,15 @@ def _check_belongs(session: Session, job: JobRow, measured: Measurement) -> None
     ):
         if expected != found:
             raise WrongMeasurement(f"The measurement for job {job.id} is of another {what}: {found}, not {expected}.")
+    rule = protocol.stopping
+    rightful = Measurement.from_rounds(
+        measured.rounds, subject_id=measured.subject_id, stopping=rule, provenance=measured.provenance
+    )
+    if measured.verdict != rightful.verdict or not rule.min_rounds <= len(measured.rounds) <= rule.max_rounds:
+        raise WrongMeasurement(
+            f"The measurement for job {job.id} says '{measured.verdict}' after {len(measured.rounds)} rounds; under the"
+            f" protocol it is '{rightful.verdict}', and {rule.min_rounds} to {rule.max_rounds} rounds are needed."
+        )
 
 
 def _measurement_row(job: JobRow, measured: Measurement) -> MeasurementRow:

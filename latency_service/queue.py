@@ -97,7 +97,9 @@ def claim(
 ) -> Claim | None:
     """Give the most urgent eligible jobs to a device; None when there is no work.
 
-    Eligible: the model is converted, and the job is queued, or leased with a deadline that has passed.
+    Eligible: the model is converted, and the job is queued, or leased with a deadline that has passed. A job that was
+    leased before without a result is leased alone, so that one which brings devices down costs its neighbours nothing
+    more; those with the fewest attempts come first.
     """
     session.execute(
         update(JobRow)
@@ -111,27 +113,26 @@ def claim(
             ),
         )
     )
-    candidate = aliased(JobRow)
-    eligible = (
+    candidate, other = aliased(JobRow), aliased(JobRow)
+    first = (
+        select(other.id, other.attempts)
+        .where(_eligible(other, device, now))
+        .order_by(other.priority, other.attempts, other.id)
+        .limit(1)
+        .subquery("first")
+    )
+    batch = (
         select(candidate.id)
-        .join(ModelRow, and_(ModelRow.subject_id == candidate.subject_id, ModelRow.precision == candidate.precision))
-        .where(
-            candidate.device_model == device.model,
-            candidate.protocol_id == device.protocol_id,
-            ModelRow.state == ModelState.READY,
-            or_(
-                candidate.state == JobState.QUEUED,
-                and_(candidate.state == JobState.LEASED, candidate.lease_expires_at <= now),
-            ),
-        )
-        .order_by(candidate.priority, candidate.id)
+        .join(first, or_(candidate.id == first.c.id, and_(candidate.attempts == 0, first.c.attempts == 0)))
+        .where(_eligible(candidate, device, now))
+        .order_by(candidate.priority, candidate.attempts, candidate.id)
         .limit(max_jobs)
         .with_for_update(of=candidate, skip_locked=True)  # ignored by SQLite, whose writers take turns
     )
     token, expires_at = secrets.token_hex(16), now + timedelta(seconds=lease_s)
     claimed = session.execute(
         update(JobRow)
-        .where(JobRow.id.in_(eligible))
+        .where(JobRow.id.in_(batch))
         .values(
             state=JobState.LEASED,
             lease_token=token,
@@ -251,6 +252,19 @@ def _holder(session: Session, token: str) -> str:
             "This lease has ended: its jobs are finished, or belong to another device now. Ask for a new one."
         )
     return serial
+
+
+def _eligible(job: type[JobRow], device: DeviceRow, now: datetime) -> ColumnElement[bool]:
+    return and_(
+        job.device_model == device.model,
+        job.protocol_id == device.protocol_id,
+        or_(job.state == JobState.QUEUED, and_(job.state == JobState.LEASED, job.lease_expires_at <= now)),
+        exists().where(
+            ModelRow.subject_id == job.subject_id,
+            ModelRow.precision == job.precision,
+            ModelRow.state == ModelState.READY,
+        ),
+    )
 
 
 def _expired(now: datetime) -> ColumnElement[bool]:

@@ -8,7 +8,6 @@ from latency_contract.devices import Device, DeviceReport
 from latency_contract.protocols import Protocol
 from latency_service import devices
 from latency_service.errors import UnknownDevice
-from latency_service.models import DeviceRow
 from latency_service.routes.dependencies import Reading, Service, Writing, refusals
 
 router = APIRouter(prefix="/v1/devices", tags=["devices"])
@@ -26,8 +25,8 @@ REPORT_EXAMPLE = DeviceReport(
 @router.get("", responses=refusals())
 def all_devices(session: Reading, service: Service) -> list[Device]:
     """Every unit that has ever reported, the one seen last first."""
-    rows = session.query(DeviceRow).order_by(DeviceRow.last_seen_at.desc()).all()
-    return [devices.shown(row, settings=service.settings, now=service.clock()) for row in rows]
+    now = service.clock()
+    return [devices.shown(row, settings=service.settings, now=now) for row in devices.everyone(session)]
 
 
 @router.get("/{serial}", responses=refusals(404))

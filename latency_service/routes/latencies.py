@@ -65,7 +65,7 @@ def release_latencies(
     return Released(cancelled=queue.withdraw(session, release.client, subject_ids=release.subject_ids))
 
 
-@router.get("/devices/{device}/latencies/{key}", responses=refusals(404))
+@router.get("/devices/{device:path}/latencies/{key}", responses=refusals(404))
 def one_latency(
     device: Annotated[str, Path(examples=["Pixel 3"])],
     key: Annotated[str, Path(examples=[KEY_EXAMPLE])],

@@ -102,6 +102,15 @@ def test_an_operator_travels_from_question_to_published_table(
     assert table.table_id in [summary["table_id"] for summary in http.get("/v1/tables").json()]
 
 
+def test_a_device_with_a_slash_in_its_name_is_found(
+    connection: ServiceConnection, report: Report, operator: Make
+) -> None:
+    name = "AMD Ryzen 7 w/ Radeon 780M Graphics"
+    connection.ask("PUT", "/v1/devices/slash", Device, body=report(serial="slash", model=name))
+    one = connection.ask("GET", f"/v1/devices/{name}/latencies/{operator().key}", LatencyEntry)
+    assert one.status == LatencyStatus.MISSING
+
+
 def test_a_whole_network_is_queued_like_an_operator(
     connection: ServiceConnection, phone: DeviceReport, operator: Make
 ) -> None:

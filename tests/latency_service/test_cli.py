@@ -31,6 +31,15 @@ def test_a_database_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_file_that_is_no_database_is_a_sentence_and_left_alone(tmp_path: Path, command: str) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work " * 100)
+    result = runner.invoke(app, [command, "--database-url", f"sqlite:///{tmp_path / 'thesis.txt'}"])
+    assert result.exit_code == 1
+    assert "cannot be opened: file is not a database" in result.stderr
+    assert (tmp_path / "thesis.txt").read_text().startswith("years of work")
+
+
+@pytest.mark.parametrize("command", ["serve", "migrate"])
 def test_a_text_that_is_no_database_url_is_wrong_use(command: str) -> None:
     result = runner.invoke(app, [command, "--database-url", "padnas.db"])
     assert result.exit_code == 2

@@ -63,6 +63,20 @@ def test_a_converter_that_does_not_come_back_loses_its_subject(
     assert claimed(database, clock).attempt == 2
 
 
+def test_a_converter_that_lost_its_subject_changes_nothing(database: Database, clock: Clock, operator: Make) -> None:
+    request(database, clock, operator())
+    stale = claimed(database, clock)
+    clock.advance(CLAIM_S + 1)
+    fresh = claimed(database, clock)
+    with database.writing() as session:
+        conversion_queue.store(session, fresh, content=b"model", conversion_s=0.1)
+        conversion_queue.fail(session, stale, error="too slow")
+        conversion_queue.postpone(session, stale)
+        conversion_queue.store(session, stale, content=b"another", conversion_s=0.1)
+        conversion_queue.renew(session, stale, claim_s=CLAIM_S, now=clock())
+        assert conversion_queue.model_sha256(session, operator().id, precision="float32") == sha256(b"model")
+
+
 def test_a_converter_that_renews_its_claim_keeps_its_subject(database: Database, clock: Clock, operator: Make) -> None:
     request(database, clock, operator())
     conversion = claimed(database, clock)

@@ -58,6 +58,12 @@ def test_sqlite_writes_ahead_and_enforces_foreign_keys(database: Database) -> No
         assert session.query(DeviceRow).count() == 0
 
 
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="ends with its connection"):
+        Database(url)
+
+
 @pytest.mark.parametrize("url", ["padnas.db", "nosuch://host/db"])
 def test_a_text_that_is_no_database_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"not a database URL that works here .* Use sqlite:///FILE"):

@@ -5,7 +5,7 @@ from sqlalchemy import select
 
 from latency_contract.devices import DeviceReport
 from latency_contract.jobs import Failed, Lease, LeaseReport, Measured
-from latency_contract.measurements import Measurement
+from latency_contract.measurements import Measurement, Verdict
 from latency_contract.operators import IBConv
 from latency_contract.tables import LatencyEntry, LatencyQuery, LatencyStatus, Purpose
 from latency_service import conversion_queue, devices, latencies, queue
@@ -76,7 +76,7 @@ def result(
 ) -> Measured:
     leased = lease.jobs[job]
     made = measurement(
-        leased.subject.id, medians_ms or (1.0, 1.1, 1.2, 1.3), model_sha256=leased.model_sha256, serial=serial
+        leased.subject.id, medians_ms or (1.0, 1.1, 1.2, 1.3, 1.4, 1.5), model_sha256=leased.model_sha256, serial=serial
     )
     return Measured(job_id=leased.job_id, measurement=made)
 
@@ -98,7 +98,7 @@ def test_an_operator_goes_from_queued_over_leased_to_measured(
     (entry,) = laboratory.ask(operator())
     assert entry.status == LatencyStatus.MEASURED
     assert entry.latency is not None
-    assert (entry.latency.latency_ms, entry.latency.rounds, entry.latency.device_serial) == (1.0, 4, "A1")
+    assert (entry.latency.latency_ms, entry.latency.rounds, entry.latency.device_serial) == (1.0, 6, "A1")
 
 
 def test_answers_come_in_the_order_of_the_question(laboratory: Laboratory, operator: Make) -> None:
@@ -111,7 +111,7 @@ def test_the_newest_measurement_counts_and_the_older_is_kept(
 ) -> None:
     laboratory.ask(operator(), queue_missing=True)
     lease = laboratory.leased()
-    laboratory.accept(lease, result(lease, measurement, 1.0, 1.1, 1.2, 1.3))
+    laboratory.accept(lease, result(lease, measurement, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5))
     (before,) = laboratory.ask(operator())
     # Measured once more, as a later drift check does: a job of its own.
     with database.writing() as session:
@@ -126,7 +126,7 @@ def test_the_newest_measurement_counts_and_the_older_is_kept(
             now=laboratory.clock(),
         )
     lease = laboratory.leased()
-    laboratory.accept(lease, result(lease, measurement, 2.0, 2.1, 2.2, 2.3))
+    laboratory.accept(lease, result(lease, measurement, 2.0, 2.1, 2.2, 2.3, 2.4, 2.5))
     (after,) = laboratory.ask(operator())
     assert before.latency is not None
     assert after.latency is not None
@@ -191,6 +191,25 @@ def test_a_measurement_of_another_subject_or_model_is_refused(
     other_file = Measured(job_id=lease.jobs[0].job_id, measurement=measurement(lease.jobs[0].subject.id))
     with pytest.raises(WrongMeasurement, match="of another model file"):
         laboratory.accept(lease, other_file)
+
+
+@pytest.mark.parametrize(
+    ("medians_ms", "verdict"),
+    [
+        ((1.0, 1.5, 2.0, 2.5, 3.0, 3.5), Verdict.STEADY),  # the interval is far from inside the target
+        ((1.0, 1.001, 1.002, 1.003), Verdict.STEADY),  # too few rounds
+    ],
+)
+def test_a_verdict_that_the_protocol_does_not_give_is_refused(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement, medians_ms: list[float], verdict: Verdict
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    lease = laboratory.leased()
+    honest = result(lease, measurement, *medians_ms)
+    claimed = honest.model_copy(update={"measurement": honest.measurement.model_copy(update={"verdict": verdict})})
+    with pytest.raises(WrongMeasurement, match="under the protocol it is"):
+        laboratory.accept(lease, claimed)
+    assert laboratory.stored() == 0
 
 
 def test_a_device_at_rest_gets_no_lease_until_its_time_is_over(

@@ -220,6 +220,31 @@ def test_a_late_result_counts_while_nobody_else_has_the_job(farm: Farm, operator
     assert farm.jobs() == [(operator().id, JobState.DONE, 1)]
 
 
+def test_a_job_that_was_leased_without_a_result_is_leased_alone(farm: Farm, operator: Make) -> None:
+    """One model that brings the phone down must not take its fifteen neighbours with it."""
+    culprit = operator(height=1)
+    farm.request(culprit, *(operator(height=h) for h in range(2, 6)))
+    farm.release(farm.lease(), fault="the phone rebooted")
+    for _ in range(MAX_ATTEMPTS * 5):
+        if (claim := farm.claim()) is None:
+            break
+        (job,) = claim.jobs
+        if job.subject_id == culprit.id:
+            farm.release(claim, fault="the phone rebooted")
+        else:
+            farm.complete(claim)
+    failed = [subject for subject, state, _ in farm.jobs() if state == JobState.FAILED]
+    assert failed == [culprit.id]
+
+
+def test_jobs_never_tried_come_before_those_tried_in_vain(farm: Farm, operator: Make) -> None:
+    farm.request(operator(height=1))
+    farm.release(farm.lease(), fault="the phone rebooted")
+    farm.request(operator(height=2), operator(height=3))
+    assert [job.subject_id for job in farm.lease().jobs] == [operator(height=2).id, operator(height=3).id]
+    assert [job.subject_id for job in farm.lease().jobs] == [operator(height=1).id]
+
+
 def test_attempts_are_capped_and_the_reason_is_kept(farm: Farm, operator: Make) -> None:
     farm.request(operator())
     for _ in range(MAX_ATTEMPTS):

@@ -68,7 +68,7 @@ def agent(
                     if isinstance(ms, str):
                         outcomes.append(Failed(job_id=job.job_id, error=ms))
                         continue
-                    medians = [ms, ms * 1.001, ms * 1.002, ms * 1.003]
+                    medians = [ms * (1 + n / 1000) for n in range(6)]
                     made = measurement(job.subject.id, medians, model_sha256=job.model_sha256, serial=phone)
                     outcomes.append(Measured(job_id=job.job_id, measurement=made))
                 report = LeaseReport(outcomes=tuple(outcomes))
