@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: search test check bench lock clean
 
 $(VENV)/installed: pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "PAD-NAS needs Python 3.11 or newer; use make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "PAD-NAS needs Python 3.11 to 3.13; use make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
 	touch $@
@@ -21,6 +21,10 @@ search: $(VENV)/installed
 	@trap 'exit 130' INT TERM; trap 'kill $$service 2>/dev/null; wait $$service' EXIT; \
 	$(BIN)/padnas-service serve --with-local-agent --port $(PORT) --database-url sqlite:///runs/demo.db \
 		>runs/demo.log 2>&1 & service=$$!; \
+	until grep -q 'latency service on' runs/demo.log; do \
+		kill -0 $$service 2>/dev/null || { cat runs/demo.log >&2; echo 'Choose another port: make search PORT=8732' >&2; exit 1; }; \
+		sleep 0.2; \
+	done; \
 	$(BIN)/padnas-client search --service http://127.0.0.1:$(PORT) --space demo --data digits --out runs/demo \
 		|| { echo "The log of service and agent is in runs/demo.log." >&2; exit 1; }
 

@@ -32,7 +32,8 @@ def floor_estimate(round_medians_ms: Sequence[float], *, confidence: float) -> E
     the pivot n (x_1 - floor) / S follows F(2, 2k - 2) (Epstein and Sobel, "Some theorems relevant to life testing
     from an exponential distribution", 1954), whose quantile has the closed form used here. The half-width
     h = F S / n bounds how far the floor lies below the minimum. It is applied on both sides, so that a repetition,
-    whose minimum lies above or below this one by chance, falls into the interval too.
+    whose minimum lies above or below this one by chance, falls into the interval too; the lower end stays above half
+    the minimum.
 
     Raises:
         ValueError: fewer than four rounds, or a reading that is not a positive finite number.

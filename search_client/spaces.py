@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -136,16 +136,6 @@ class SearchSpace:
             "head": self.head.model_dump(mode="json"),
             "activation": self.activation.value,
         }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        return cls(
-            name=values["name"],
-            stem=Conv.model_validate(values["stem"]),
-            layers=tuple(SpaceLayer(**layer | {"choices": tuple(layer["choices"])}) for layer in values["layers"]),
-            head=Head.model_validate(values["head"]),
-            activation=Activation(values["activation"]),
-        )
 
 
 class _Stem(Contract):
