@@ -72,7 +72,7 @@ def draw_pareto(path: Path, final: Mapping[str, Any], evaluated_by_stage: Mappin
 def draw_distributions(
     path: Path, full: SearchSpace, stages: Mapping[str, tuple[SearchSpace, OperatorDistribution]]
 ) -> None:
-    """Probability of each operator in each layer, one panel a stage; what pruning removed before it is grey.
+    """Probability of each operator in each layer, one panel a stage; what it does not offer (any more) is grey.
 
     `stages` is from a panel's title to the space that was searched and the distribution estimated in it.
     """
