@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml requirements.lock
 # A small real search: operators measured on this machine, a supernet trained on handwritten digits. It goes on where
 # an earlier one was stopped; remove runs/demo to start over.
 search: $(VENV)/installed
-	@mkdir -p runs
+	@mkdir -p runs && : >runs/demo.log
 	@trap 'exit 130' INT TERM; trap 'kill $$service 2>/dev/null; wait $$service' EXIT; \
 	$(BIN)/padnas-service serve --with-local-agent --port $(PORT) --database-url sqlite:///runs/demo.db \
 		>runs/demo.log 2>&1 & service=$$!; \

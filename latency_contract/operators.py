@@ -7,6 +7,7 @@ Padding is TensorFlow's "SAME" everywhere: an output is ceil(input / stride) wid
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
 from enum import StrEnum
 from functools import cached_property
@@ -93,12 +94,14 @@ class _Subject(Contract):
     """What operators and networks share: identity, counts, and the bounds on them."""
 
     @property
+    @abstractmethod
     def layers(self) -> tuple[Layer, ...]:
-        raise NotImplementedError
+        """The weighted layers in order."""
 
     @property
+    @abstractmethod
     def key(self) -> str:
-        raise NotImplementedError
+        """The canonical text that names it."""
 
     @cached_property
     def id(self) -> str:

@@ -103,7 +103,7 @@ def claim(
     """
     session.execute(
         update(JobRow)
-        .where(_expired(now), JobRow.attempts >= max_attempts)
+        .where(_expired(JobRow, now), JobRow.attempts >= max_attempts)
         .values(
             state=JobState.FAILED,
             lease_token=None,
@@ -258,7 +258,7 @@ def _eligible(job: type[JobRow], device: DeviceRow, now: datetime) -> ColumnElem
     return and_(
         job.device_model == device.model,
         job.protocol_id == device.protocol_id,
-        or_(job.state == JobState.QUEUED, and_(job.state == JobState.LEASED, job.lease_expires_at <= now)),
+        or_(job.state == JobState.QUEUED, _expired(job, now)),
         exists().where(
             ModelRow.subject_id == job.subject_id,
             ModelRow.precision == job.precision,
@@ -267,8 +267,8 @@ def _eligible(job: type[JobRow], device: DeviceRow, now: datetime) -> ColumnElem
     )
 
 
-def _expired(now: datetime) -> ColumnElement[bool]:
-    return and_(JobRow.state == JobState.LEASED, JobRow.lease_expires_at <= now)
+def _expired(job: type[JobRow], now: datetime) -> ColumnElement[bool]:
+    return and_(job.state == JobState.LEASED, job.lease_expires_at <= now)
 
 
 def _owned(token: str) -> ColumnElement[bool]:

@@ -49,6 +49,16 @@ class LatencyBounds:
     def contain(self, latency_ms: NDArray[np.float64]) -> NDArray[np.bool_]:
         return (self.min_ms <= latency_ms) & (latency_ms <= self.max_ms)
 
+    def must_overlap(self, attainable_ms: tuple[float, float]) -> None:
+        """Raises NoFeasibleArchitecture where a space that attains this range has nothing within the bounds."""
+        low_ms, high_ms = attainable_ms
+        if high_ms < self.min_ms or self.max_ms < low_ms:
+            raise self.infeasible(attainable_ms)
+
+    def infeasible(self, attainable_ms: tuple[float, float]) -> NoFeasibleArchitecture:
+        low_ms, high_ms = attainable_ms
+        return NoFeasibleArchitecture(min_ms=self.min_ms, max_ms=self.max_ms, low_ms=low_ms, high_ms=high_ms)
+
 
 @dataclass(frozen=True, eq=False)
 class AdditiveLatency:
@@ -197,10 +207,7 @@ def _initial_genes(
     Uniform draws that fall outside the bounds are rejected. Where the bounds are so narrow or so far from the middle
     that this leaves the population incomplete, draws that are steered into the bounds complete it.
     """
-    low_ms, high_ms = latency.attainable()
-    infeasible = NoFeasibleArchitecture(min_ms=bounds.min_ms, max_ms=bounds.max_ms, low_ms=low_ms, high_ms=high_ms)
-    if high_ms < bounds.min_ms or bounds.max_ms < low_ms:
-        raise infeasible
+    bounds.must_overlap(latency.attainable())
     draws = settings.population * settings.max_tries
     choices = [len(layer.choices) for layer in space.layers]
     uniform = rng.integers(choices, size=(draws, len(choices)))
@@ -209,7 +216,7 @@ def _initial_genes(
         steered = _steered_genes(latency=latency, bounds=bounds, draws=draws, rng=rng)
         found = _distinct(np.concatenate([found, steered[bounds.contain(latency.of(steered))]]))
     if len(found) == 0:
-        raise infeasible
+        raise bounds.infeasible(latency.attainable())
     return found[: settings.population]
 
 

@@ -43,6 +43,7 @@ DeviceOption = Annotated[
 SpaceOption = Annotated[str, typer.Option("--space", help="a built-in space, or the path of a TOML file")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="wait for an agent, however long it takes")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
+ChoicesSpaceOption = Annotated[str | None, typer.Option("--space", help="space of --choices")]
 ChoicesOption = Annotated[
     str | None, typer.Option("--choices", help="one choice per layer, with commas: IBConv_K3_E6,Identity,…")
 ]
@@ -274,7 +275,7 @@ def predict(
     service: ServiceOption,
     from_file: FromOption = None,
     name: NameOption = "1",
-    space: Annotated[str | None, typer.Option(help="space of --choices")] = None,
+    space: ChoicesSpaceOption = None,
     choices: ChoicesOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -299,7 +300,7 @@ def measure(
     service: ServiceOption,
     from_file: FromOption = None,
     name: NameOption = "1",
-    space: Annotated[str | None, typer.Option(help="space of --choices")] = None,
+    space: ChoicesSpaceOption = None,
     choices: ChoicesOption = None,
     device: DeviceOption = None,
     wait: WaitOption = False,

@@ -26,7 +26,7 @@ from search_client.ces import (
 )
 from search_client.config import SearchConfig
 from search_client.data import ImageData, load_data
-from search_client.errors import NoFeasibleArchitecture, ProtocolChanged
+from search_client.errors import ProtocolChanged
 from search_client.latencies import LatencyService, additive_latency, predict
 from search_client.oracle import SupernetOracle
 from search_client.progress import ConsoleProgress
@@ -164,10 +164,8 @@ class Search:
         """Publish the table as a version, and embed a copy: the whole search is made with it."""
         self.table = self.service.publish()
         bounds = self._bounds()
-        latency = additive_latency(self.space, self.table)
-        low_ms, high_ms = latency.attainable()
-        if high_ms < bounds.min_ms or bounds.max_ms < low_ms:
-            raise NoFeasibleArchitecture(min_ms=bounds.min_ms, max_ms=bounds.max_ms, low_ms=low_ms, high_ms=high_ms)
+        low_ms, high_ms = attainable_ms = additive_latency(self.space, self.table).attainable()
+        bounds.must_overlap(attainable_ms)
         self.directory.save_table(self.table)
         self.progress.say(
             f"table version {self.table.version} of {self.table.device_model}: architectures take {low_ms:.3f} to"

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from search_client.run_directory import write_text
+from search_client.durable_files import write_text
 
 
 class Row(NamedTuple):
@@ -33,9 +33,11 @@ def rows(final: Mapping[str, Any]) -> list[Row]:
     for architecture in final["architectures"]:
         predicted, measured = architecture["predicted_latency"], architecture["measured_latency"]
         within_bounds = measured["high_ms"] >= low_ms and measured["low_ms"] <= high_ms
-        notes = ([] if measured["verdict"] == "steady" else [measured["verdict"]]) + (
-            [] if within_bounds else ["out of bounds"]
-        )
+        notes = []
+        if measured["verdict"] != "steady":
+            notes.append(measured["verdict"])
+        if not within_bounds:
+            notes.append("out of bounds")
         made.append(
             Row(
                 name=architecture["name"],

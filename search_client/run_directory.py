@@ -19,6 +19,7 @@ from latency_contract.tables import Latency, Table
 from search_client import config
 from search_client.ces import Evaluated
 from search_client.config import SearchConfig
+from search_client.durable_files import write_text
 from search_client.errors import AnotherSearch
 from search_client.pruning import OperatorDistribution
 from search_client.spaces import SearchSpace
@@ -86,7 +87,8 @@ class RunDirectory:
     @property
     def device_model(self) -> str | None:
         """The device that this search began with; None while it has no table."""
-        return None if self.table is None else self.table.device_model
+        table = self.table
+        return None if table is None else table.device_model
 
     def save_table(self, table: Table) -> None:
         write_text(self.path / "table.json", table.model_dump_json(indent=1))
@@ -140,16 +142,6 @@ class StageDirectory:
 def write_json(path: Path, value: Any) -> None:
     """Readable JSON whose bytes depend on the value alone."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """The old file or the new one, whenever the machine stops."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
 
 
 def _write_or_match(path: Path, value: Any) -> None:

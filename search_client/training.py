@@ -5,7 +5,6 @@ killed at any moment and started again ends with the same weights, bit for bit.
 """
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from search_client.data import ImageData
+from search_client.durable_files import written_whole
 from search_client.errors import InvalidCheckpoint, TrainingDiverged
 from search_client.supernet import Supernet
 
@@ -154,22 +154,11 @@ def _save(checkpoint: Path, supernet: Supernet, optimizer: torch.optim.SGD, *, e
     for name, parameter in supernet.named_parameters():
         if parameter in optimizer.state:  # a choice that no step has sampled has no momentum
             tensors[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"].contiguous()
-    unfinished = checkpoint.with_name(checkpoint.name + ".unfinished")
     try:
-        save_file(tensors, unfinished, metadata={"epoch": str(epoch)})
+        with written_whole(checkpoint) as unfinished:
+            save_file(tensors, unfinished, metadata={"epoch": str(epoch)})
     except SafetensorError as error:
         raise OSError(f"{checkpoint} cannot be written: {error}. The checkpoint of the last epoch stays.") from error
-    _flush(unfinished)
-    os.replace(unfinished, checkpoint)
-    _flush(checkpoint.parent)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _restore(checkpoint: Path, supernet: Supernet, optimizer: torch.optim.SGD) -> int:
