@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from latency_contract.canonical import Contract
 from latency_contract.errors import validation_sentence
-from search_client.ces import CesSettings
+from search_client.search_problem import SearchBudget
 from search_client.spaces import space_recipe
 from search_client.training import TrainingRecipe
 
@@ -23,6 +23,7 @@ class SearchConfig(Contract):
 
     space: str
     data: str
+    validation_per_class: Annotated[int, Field(ge=1)] = 50  # images of the training part
     device: str | None = None  # None: the only one that the service knows
     latency_min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: see pad_nas.latency_bounds
     latency_max_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -54,8 +55,8 @@ class SearchConfig(Contract):
         return self
 
     @property
-    def ces(self) -> CesSettings:
-        return CesSettings(population=self.population, iterations=self.iterations)
+    def budget(self) -> SearchBudget:
+        return SearchBudget(population=self.population, iterations=self.iterations)
 
     def training(self, stage: int) -> TrainingRecipe:
         """How the supernet of a stage (from 1) is trained."""

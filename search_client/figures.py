@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from search_client.ces import Evaluated, nondomination_ranks
+from search_client.ces import nondomination_ranks
 from search_client.pruning import OperatorDistribution
+from search_client.search_problem import Evaluated
 from search_client.spaces import SearchSpace
 
 DPI = 150

@@ -24,8 +24,8 @@ from latency_contract.tables import (
     TablePublication,
     table_id,
 )
-from search_client.ces import AdditiveLatency
 from search_client.errors import IncompleteTable, NoAgent, NoSuchDevice, NotMeasurable
+from search_client.search_problem import AdditiveLatency
 from search_client.spaces import SearchSpace
 
 POLL_S = 0.5  # between two looks at what is still missing

@@ -5,7 +5,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from search_client.data import ImageData
 from search_client.spaces import Architecture
@@ -37,16 +36,14 @@ class SupernetOracle:
     ) -> None:
         """`seed` chooses the calibration images among the training images."""
         device = next(supernet.parameters()).device
-        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data.train_labels)))
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data.train.labels)))
         whole_batches = max(min(calibration_images, len(order)) // batch_size, 1) * batch_size
-        images, labels = {
-            "validation": (data.validation_images, data.validation_labels),
-            "test": (data.test_images, data.test_labels),
-        }[split]
+        images = {"validation": data.validation, "test": data.test}[split]
         self._supernet = supernet
-        self._calibration = _batches(data.train_images[order[:whole_batches]].to(device), batch_size)
-        self._images = _batches(images.to(device), batch_size)
-        self._labels = labels.to(device)
+        self._calibration = [x.to(device) for x, _ in data.train.batches(order[:whole_batches], batch_size=batch_size)]
+        everything = torch.arange(len(images.labels))
+        self._images = [x.to(device) for x, _ in images.batches(everything, batch_size=batch_size)]
+        self._labels = images.labels.to(device)
 
     def evaluate(self, architectures: Sequence[Architecture]) -> list[float]:
         return [self._accuracy(architecture) for architecture in architectures]
@@ -60,8 +57,3 @@ class SupernetOracle:
         candidate.eval()
         predictions = torch.cat([candidate(batch).argmax(dim=1) for batch in self._images])
         return (predictions == self._labels).double().mean().item()
-
-
-def _batches(images: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-    """Split, with the channels last in memory, which makes inference on a CPU about twice as fast."""
-    return torch.split(images.contiguous(memory_format=torch.channels_last), batch_size)

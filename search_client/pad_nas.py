@@ -18,12 +18,7 @@ from latency_contract.connection import ServiceUnreachable
 from latency_contract.operators import Network
 from latency_contract.tables import Latency, Purpose, Table
 from search_client import figures, report
-from search_client.ces import (
-    Evaluated,
-    LatencyBounds,
-    constrained_evolutionary_search,
-    nondomination_ranks,
-)
+from search_client.ces import constrained_evolutionary_search, nondomination_ranks
 from search_client.config import SearchConfig
 from search_client.data import ImageData, load_data
 from search_client.errors import ProtocolChanged
@@ -32,6 +27,7 @@ from search_client.oracle import SupernetOracle
 from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution, operator_distribution, prune
 from search_client.run_directory import RunDirectory, write_json
+from search_client.search_problem import Evaluated, LatencyBounds
 from search_client.spaces import SearchSpace, load_space
 from search_client.supernet import Supernet
 from search_client.training import EpochRecord, train_supernet
@@ -64,7 +60,12 @@ class Search:
 
     def __post_init__(self) -> None:
         input_size = load_space(self.config.space).stem.height
-        self.data = load_data(self.config.data, input_size=input_size, seed=self.config.seed)
+        self.data = load_data(
+            self.config.data,
+            input_size=input_size,
+            validation_per_class=self.config.validation_per_class,
+            seed=self.config.seed,
+        )
         self.space = load_space(self.config.space, classes=self.data.classes)
         self.directory.record_data(self.data.name, self.data.fingerprint)
         self.table = self.directory.table
@@ -132,7 +133,7 @@ class Search:
                 latency=latency,
                 oracle=self._oracle(supernet),
                 bounds=self._bounds(),
-                settings=self.config.ces,
+                budget=self.config.budget,
                 seed=self._seed("search", number),
                 known=known,
                 on_generation=on_generation,
@@ -277,7 +278,7 @@ class Search:
     def _say_what_is_searched(self) -> None:
         self.progress.say(
             f"searching '{self.space.name}' ({self.space.size:,} architectures) on {self.data.name}"
-            f" ({len(self.data.train_labels):,} training images) for {self.service.device.model}"
+            f" ({len(self.data.train.labels):,} training images) for {self.service.device.model}"
         )
 
     def _seed(self, purpose: str, stage: int) -> int:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from search_client.ces import Evaluated, nondomination_ranks
+from search_client.ces import nondomination_ranks
+from search_client.search_problem import Evaluated
 from search_client.spaces import SearchSpace
 
 OperatorDistribution = tuple[dict[str, float], ...]  # per layer: choice -> probability

@@ -17,11 +17,11 @@ from pydantic import TypeAdapter
 
 from latency_contract.tables import Latency, Table
 from search_client import config
-from search_client.ces import Evaluated
 from search_client.config import SearchConfig
 from search_client.durable_files import write_text
 from search_client.errors import AnotherSearch
 from search_client.pruning import OperatorDistribution
+from search_client.search_problem import Evaluated
 from search_client.spaces import SearchSpace
 from search_client.training import EpochRecord
 

@@ -14,15 +14,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 from torch.nn import functional as F
 
 from search_client.data import ImageData
 from search_client.durable_files import written_whole
 from search_client.errors import InvalidCheckpoint, TrainingDiverged
 from search_client.supernet import Supernet
-
-MAX_SHIFT_FRACTION = 1 / 8  # of the image's side, by which augmentation moves an image: pad by four, crop 32
 
 
 @dataclass(frozen=True)
@@ -84,19 +81,18 @@ def train_supernet(
         weight_decay=recipe.weight_decay,
     )
     epochs_done = _restore(checkpoint, supernet, optimizer) if checkpoint.exists() else 0
-    images = len(data.train_labels)
+    images = len(data.train.labels)
     batch_size = min(recipe.batch_size, images)
     steps = images // batch_size  # of one epoch
     supernet.train()
     for epoch in range(epochs_done + 1, recipe.epochs + 1):
         started = time.perf_counter()
         rng = np.random.default_rng([seed, epoch])
-        order = torch.from_numpy(rng.permutation(images))
+        order = torch.from_numpy(rng.permutation(images)[: steps * batch_size])
+        batches = data.train.augmented_batches(order, batch_size=batch_size, seed=[seed, epoch])
         loss_sum, correct = 0.0, 0
-        for step in range(steps):
-            batch = order[step * batch_size : (step + 1) * batch_size]
-            x = randomly_shifted(data.train_images[batch], rng=rng).to(device)
-            y = data.train_labels[batch].to(device)
+        for step, (images_of_batch, labels) in enumerate(batches):
+            x, y = images_of_batch.to(device), labels.to(device)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, step=(epoch - 1) * steps + step, total_steps=recipe.epochs * steps)
             logits = supernet(x, supernet.space.sample(rng))
@@ -128,24 +124,6 @@ def train_supernet(
 def learning_rate(recipe: TrainingRecipe, *, step: int, total_steps: int) -> float:
     """Linear from the recipe's learning rate at step 0 to 0 after the last step."""
     return recipe.learning_rate * (1 - step / total_steps)
-
-
-def randomly_shifted(images: Tensor, *, rng: np.random.Generator) -> Tensor:
-    """Images (N, C, H, W), each moved by up to an eighth of its side; the border's pixels fill the gap.
-
-    In memory the channels come last, which makes training on a CPU about twice as fast.
-    """
-    count, _, height, width = images.shape
-    rows = _shifted_indices(height, count, rng=rng)[:, :, None]  # (N, H, 1)
-    columns = _shifted_indices(width, count, rng=rng)[:, None, :]  # (N, 1, W)
-    which = torch.arange(count)[:, None, None]
-    return images.permute(0, 2, 3, 1)[which, rows, columns].permute(0, 3, 1, 2)
-
-
-def _shifted_indices(side: int, count: int, *, rng: np.random.Generator) -> Tensor:
-    reach = round(side * MAX_SHIFT_FRACTION)
-    shifts = torch.from_numpy(rng.integers(-reach, reach + 1, size=count))
-    return (torch.arange(side) + shifts[:, None]).clamp(0, side - 1)  # (count, side)
 
 
 def _save(checkpoint: Path, supernet: Supernet, optimizer: torch.optim.SGD, *, epoch: int) -> None:

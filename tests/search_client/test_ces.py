@@ -7,20 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_client.ces import (
-    AdditiveLatency,
-    CesSettings,
-    Evaluated,
-    LatencyBounds,
-    constrained_evolutionary_search,
-    nondomination_ranks,
-)
+from search_client.ces import constrained_evolutionary_search, nondomination_ranks
 from search_client.errors import NoFeasibleArchitecture
+from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds, SearchBudget
 from search_client.spaces import IDENTITY, Architecture, SearchSpace, load_space
 
 TINY = load_space(str(Path(__file__).with_name("tiny.toml")))  # 2 x 3 x 4 x 4 architectures
 BASIC = load_space("basic")
-SMALL = CesSettings(population=8, iterations=6, max_tries=20)
+SMALL = SearchBudget(population=8, iterations=6, max_tries=20)
 
 
 def random_latency(space: SearchSpace, *, seed: int) -> AdditiveLatency:
@@ -59,7 +53,7 @@ def search(
     bounds: LatencyBounds,
     *,
     oracle: AnalyticOracle | SilentOracle | None = None,
-    ces: CesSettings = SMALL,
+    ces: SearchBudget = SMALL,
     seed: int = 0,
     known: Mapping[Architecture, float] | None = None,
 ) -> list[Evaluated]:
@@ -68,7 +62,7 @@ def search(
         latency=latency,
         oracle=oracle or AnalyticOracle(space),
         bounds=bounds,
-        settings=ces,
+        budget=ces,
         seed=seed,
         known=known,
         on_generation=lambda _generation, _evaluated: None,
@@ -134,7 +128,7 @@ def test_every_generation_is_full_while_there_is_enough_to_find() -> None:
         latency=latency,
         oracle=AnalyticOracle(BASIC),
         bounds=middle(latency),
-        settings=SMALL,
+        budget=SMALL,
         seed=0,
         on_generation=lambda generation, newest: generations.append((generation, len(newest))),
     )
@@ -218,7 +212,7 @@ def test_the_true_pareto_front_of_a_small_space_is_found(seed: int) -> None:
         if not any(feasible[two] <= feasible[one] and accuracy[two] > accuracy[one] for two in feasible)
     }
     evaluated = search(
-        TINY, latency, bounds, oracle=oracle, ces=CesSettings(population=10, iterations=20, max_tries=50), seed=seed
+        TINY, latency, bounds, oracle=oracle, ces=SearchBudget(population=10, iterations=20, max_tries=50), seed=seed
     )
     ranks = nondomination_ranks(evaluated)
     assert {item.architecture for item, rank in zip(evaluated, ranks, strict=True) if rank == 1} == front
@@ -227,8 +221,8 @@ def test_the_true_pareto_front_of_a_small_space_is_found(seed: int) -> None:
 def test_evolution_beats_random_search_at_equal_cost() -> None:
     latency = random_latency(BASIC, seed=1)
     bounds = middle(latency)
-    evolved = search(BASIC, latency, bounds, ces=CesSettings(population=20, iterations=20), seed=0)
-    random = search(BASIC, latency, bounds, ces=CesSettings(population=len(evolved), iterations=0), seed=0)
+    evolved = search(BASIC, latency, bounds, ces=SearchBudget(population=20, iterations=20), seed=0)
+    random = search(BASIC, latency, bounds, ces=SearchBudget(population=len(evolved), iterations=0), seed=0)
     assert len(random) == len(evolved)
     assert max(item.accuracy for item in evolved) > max(item.accuracy for item in random)
 
@@ -256,4 +250,4 @@ def test_bounds_that_make_no_sense_are_refused(low_ms: float, high_ms: float) ->
 @pytest.mark.parametrize("field", [{"population": 1}, {"iterations": -1}, {"max_tries": 0}])
 def test_settings_that_make_no_sense_are_refused(field: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="A search needs"):
-        CesSettings(**field)
+        SearchBudget(**field)

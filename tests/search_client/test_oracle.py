@@ -13,7 +13,7 @@ from search_client.training import TrainingRecipe, train_supernet
 
 @pytest.fixture(scope="module")
 def data() -> ImageData:
-    return load_data("digits", input_size=8, seed=0)
+    return load_data("digits", input_size=8, validation_per_class=30, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -66,20 +66,21 @@ def test_accuracy_is_the_share_of_correct_answers_of_the_calibrated_candidate(
     supernet: Supernet, data: ImageData, architectures: list[Architecture]
 ) -> None:
     oracle = SupernetOracle(supernet, data, calibration_images=300, batch_size=100, seed=5)
-    order = torch.from_numpy(np.random.default_rng(5).permutation(len(data.train_labels)))
+    order = torch.from_numpy(np.random.default_rng(5).permutation(len(data.train.labels)))
     candidate = supernet.candidate(architectures[0]).train()
     with torch.no_grad():
-        for batch in data.train_images[order[:300]].split(100):  # type: ignore[no-untyped-call]
+        for batch, _ in data.train.batches(order[:300], batch_size=100):
             candidate(batch)
-        predictions = candidate.eval()(data.validation_images).argmax(dim=1)
-    expected = (predictions == data.validation_labels).float().mean().item()
+        ((images, labels),) = data.validation.batches(torch.arange(300), batch_size=300)
+        predictions = candidate.eval()(images).argmax(dim=1)
+    expected = (predictions == labels).float().mean().item()
     assert oracle.evaluate(architectures[:1]) == pytest.approx([expected], abs=1 / 300 + 1e-6)
 
 
 def test_split_chooses_the_images_to_score(
     supernet: Supernet, data: ImageData, architectures: list[Architecture]
 ) -> None:
-    for split, images in (("validation", 300), ("test", len(data.test_labels))):
+    for split, images in (("validation", 300), ("test", len(data.test.labels))):
         (accuracy,) = SupernetOracle(supernet, data, split=split).evaluate(architectures[:1])  # type: ignore[arg-type]
         assert accuracy * images == pytest.approx(round(accuracy * images))
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from search_client.ces import Evaluated, LatencyBounds
 from search_client.pad_nas import final_architectures, latency_bounds
+from search_client.search_problem import Evaluated, LatencyBounds
 
 ATTAINABLE = (1.0, 4.0)
 

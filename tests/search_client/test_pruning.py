@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from search_client.ces import Evaluated
 from search_client.pruning import operator_distribution, prune
+from search_client.search_problem import Evaluated
 from search_client.spaces import IDENTITY, Architecture, SearchSpace, load_space
 
 K3, K5 = "IBConv_K3_E1", "IBConv_K5_E1"

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from search_client.ces import Evaluated
 from search_client.config import SearchConfig, resolve
 from search_client.durable_files import write_text
 from search_client.errors import AnotherSearch
 from search_client.run_directory import RunDirectory, write_json
+from search_client.search_problem import Evaluated
 from search_client.spaces import load_space
 
 TINY = str(Path(__file__).parent / "tiny.toml")

@@ -1,24 +1,26 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from search_client.data import ImageData, load_data
 from search_client.errors import InvalidCheckpoint, TrainingDiverged
+from search_client.images import PixelImages
 from search_client.spaces import SearchSpace, load_space
 from search_client.supernet import Supernet
-from search_client.training import EpochRecord, TrainingRecipe, randomly_shifted, train_supernet
+from search_client.training import EpochRecord, TrainingRecipe, train_supernet
 
 RECIPE = TrainingRecipe(epochs=4, learning_rate=0.2, batch_size=100)
 
 
 @pytest.fixture(scope="module")
 def data() -> ImageData:
-    digits = load_data("digits", input_size=8, seed=0)
-    return replace(digits, train_images=digits.train_images[:250], train_labels=digits.train_labels[:250])
+    digits = load_data("digits", input_size=8, validation_per_class=30, seed=0)
+    assert isinstance(digits.train, PixelImages)
+    few = replace(digits.train, pixels=digits.train.pixels[:250], labels=digits.train.labels[:250])
+    return replace(digits, train=few)
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_training_lowers_the_loss(space: SearchSpace, data: ImageData, tmp_path:
 
 def test_learning_rate_falls_linearly_to_zero(space: SearchSpace, data: ImageData, tmp_path: Path) -> None:
     records = train(fresh(space), data, tmp_path / "checkpoint")
-    steps = len(data.train_labels) // RECIPE.batch_size
+    steps = len(data.train.labels) // RECIPE.batch_size
     last_steps = [epoch * steps - 1 for epoch in (1, 2, 3, 4)]
     expected = [0.2 * (1 - step / (4 * steps)) for step in last_steps]
     assert [record.learning_rate for record in records] == pytest.approx(expected)
@@ -143,7 +145,8 @@ def test_loss_that_is_not_a_number_stops_training_and_keeps_the_checkpoint(
     checkpoint = tmp_path / "checkpoint"
     train(fresh(space), data, checkpoint, recipe=replace(RECIPE, epochs=1))
     good = checkpoint.read_bytes()
-    broken = replace(data, train_images=data.train_images * float("nan"))
+    assert isinstance(data.train, PixelImages)
+    broken = replace(data, train=replace(data.train, mean=data.train.mean * float("nan")))
     with pytest.raises(TrainingDiverged, match=r"nan in epoch 2, step 1 \(learning rate .*, batch size 100\)\. Try"):
         train(Supernet(space), broken, checkpoint)
     assert checkpoint.read_bytes() == good
@@ -157,23 +160,6 @@ def test_damaged_or_foreign_checkpoint_is_refused(space: SearchSpace, data: Imag
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(InvalidCheckpoint, match="Delete the file"):
         train(fresh(space), data, checkpoint)
-
-
-def test_shifted_images_are_crops_of_the_image_padded_with_its_border() -> None:
-    images = torch.randn(50, 2, 16, 16)
-    shifted = randomly_shifted(images, rng=np.random.default_rng(0))
-    padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="replicate")
-    seen = set()
-    for original, moved in zip(padded, shifted, strict=True):
-        offsets = [
-            (top, left)
-            for top in range(5)
-            for left in range(5)
-            if torch.equal(original[:, top : top + 16, left : left + 16], moved)
-        ]
-        assert len(offsets) == 1
-        seen.update(offsets)
-    assert len(seen) > 15  # of 25
 
 
 @pytest.mark.parametrize(

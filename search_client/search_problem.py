@@ -1,0 +1,204 @@
+"""What every search algorithm is given and gives: bounds, latencies as arrays, feasible draws, what was evaluated.
+
+An architecture is a row of genes: per layer, the index of its choice.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_client.errors import NoFeasibleArchitecture
+from search_client.oracle import AccuracyOracle
+from search_client.spaces import Architecture, SearchSpace
+
+Genes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LatencyBounds:
+    """Lat_min and Lat_max of equation 2; both may be attained."""
+
+    min_ms: float
+    max_ms: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_ms <= self.max_ms < math.inf:
+            raise ValueError(
+                f"Latency bounds must be finite with 0 <= min <= max, got {self.min_ms:g} to {self.max_ms:g} ms."
+            )
+
+    def contain(self, latency_ms: NDArray[np.float64]) -> NDArray[np.bool_]:
+        return (self.min_ms <= latency_ms) & (latency_ms <= self.max_ms)
+
+    def must_overlap(self, attainable_ms: tuple[float, float]) -> None:
+        """Raises NoFeasibleArchitecture where a space that attains this range has nothing within the bounds."""
+        low_ms, high_ms = attainable_ms
+        if high_ms < self.min_ms or self.max_ms < low_ms:
+            raise self.infeasible(attainable_ms)
+
+    def infeasible(self, attainable_ms: tuple[float, float]) -> NoFeasibleArchitecture:
+        low_ms, high_ms = attainable_ms
+        return NoFeasibleArchitecture(min_ms=self.min_ms, max_ms=self.max_ms, low_ms=low_ms, high_ms=high_ms)
+
+
+@dataclass(frozen=True, eq=False)
+class AdditiveLatency:
+    """Latency of an architecture as the sum of its operators, which is the paper's latency predictor."""
+
+    fixed_ms: float  # stem, head and whatever else every architecture pays
+    layer_ms: tuple[NDArray[np.float64], ...]  # per layer, in the order of its choices
+
+    def __post_init__(self) -> None:
+        assert math.isfinite(self.fixed_ms)
+        assert all(np.isfinite(choices_ms).all() for choices_ms in self.layer_ms)
+
+    def of(self, genes: Genes) -> NDArray[np.float64]:
+        """Milliseconds (N,) of genes (N, layers)."""
+        total_ms = np.full(len(genes), self.fixed_ms)
+        for choices_ms, gene in zip(self.layer_ms, genes.T, strict=True):
+            total_ms += choices_ms[gene]
+        return total_ms
+
+    def attainable(self) -> tuple[float, float]:
+        """Milliseconds of the fastest and of the slowest architecture."""
+        extremes = [[int(ms.argmin()) for ms in self.layer_ms], [int(ms.argmax()) for ms in self.layer_ms]]
+        low_ms, high_ms = self.of(np.array(extremes))
+        return float(low_ms), float(high_ms)
+
+
+@dataclass(frozen=True)
+class SearchBudget:
+    """How much a search may evaluate; the paper's numbers."""
+
+    population: int = 64
+    iterations: int = 40  # generations after the initial population
+    max_tries: int = 100  # draws until a population or a generation of offspring may stay incomplete
+
+    def __post_init__(self) -> None:
+        if self.population < 2 or self.iterations < 0 or self.max_tries < 1:
+            raise ValueError(
+                "A search needs a population of at least 2, 0 or more iterations and at least 1 try, got"
+                f" {self.population}, {self.iterations} and {self.max_tries}."
+            )
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    architecture: Architecture
+    latency_ms: float
+    accuracy: float  # in [0, 1]
+    generation: int  # 0 for the initial population
+
+
+class SearchAlgorithm(Protocol):
+    """A way to search. What it does is a function of its arguments, so that it takes the same course again."""
+
+    def __call__(
+        self,
+        space: SearchSpace,
+        *,
+        latency: AdditiveLatency,
+        oracle: AccuracyOracle,
+        bounds: LatencyBounds,
+        budget: SearchBudget,
+        seed: int,
+        known: Mapping[Architecture, float] | None = None,
+        on_generation: Callable[[int, Sequence[Evaluated]], None],
+    ) -> list[Evaluated]:
+        """Every architecture that the search evaluated, in order; none twice, all within the bounds.
+
+        Args:
+            known: accuracies from an earlier, interrupted run, used instead of asking the oracle.
+            on_generation: hears of every generation, also of those that were known.
+
+        Raises:
+            NoFeasibleArchitecture: nothing within the bounds was found.
+        """
+        ...
+
+
+def evaluate_generation(
+    space: SearchSpace,
+    genes: Genes,
+    *,
+    generation: int,
+    latency: AdditiveLatency,
+    oracle: AccuracyOracle,
+    known: Mapping[Architecture, float],
+) -> list[Evaluated]:
+    """Genes (N, layers) with their latency and accuracy; the oracle is asked at once for all that is not known."""
+    architectures = [_architecture(space, row) for row in genes]
+    unknown = [architecture for architecture in architectures if architecture not in known]
+    answers = dict(zip(unknown, oracle.evaluate(unknown), strict=True)) if unknown else {}
+    accuracies = [answers[item] if item in answers else known[item] for item in architectures]
+    assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    return [
+        Evaluated(architecture, float(latency_ms), accuracy, generation)
+        for architecture, latency_ms, accuracy in zip(architectures, latency.of(genes), accuracies, strict=True)
+    ]
+
+
+def _architecture(space: SearchSpace, genes: Genes) -> Architecture:
+    return tuple(layer.choices[gene] for layer, gene in zip(space.layers, genes, strict=True))
+
+
+def initial_genes(
+    space: SearchSpace,
+    *,
+    latency: AdditiveLatency,
+    bounds: LatencyBounds,
+    budget: SearchBudget,
+    rng: np.random.Generator,
+) -> Genes:
+    """Distinct genes (N, layers) within the bounds, 1 <= N <= population.
+
+    Uniform draws that fall outside the bounds are rejected. Where the bounds are so narrow or so far from the middle
+    that this leaves the population incomplete, draws that are steered into the bounds complete it.
+    """
+    bounds.must_overlap(latency.attainable())
+    draws = budget.population * budget.max_tries
+    choices = [len(layer.choices) for layer in space.layers]
+    uniform = rng.integers(choices, size=(draws, len(choices)))
+    found = _distinct(uniform[bounds.contain(latency.of(uniform))])
+    if len(found) < budget.population:
+        steered = _steered_genes(latency=latency, bounds=bounds, draws=draws, rng=rng)
+        found = _distinct(np.concatenate([found, steered[bounds.contain(latency.of(steered))]]))
+    if len(found) == 0:
+        raise bounds.infeasible(latency.attainable())
+    return found[: budget.population]
+
+
+def _distinct(genes: Genes) -> Genes:
+    """Without repeated rows, in order of first appearance."""
+    _, first = np.unique(genes, axis=0, return_index=True)
+    return genes[np.sort(first)]
+
+
+def _steered_genes(*, latency: AdditiveLatency, bounds: LatencyBounds, draws: int, rng: np.random.Generator) -> Genes:
+    """Genes (draws, layers), chosen layer by layer among what keeps the bounds within reach of the layers to come.
+
+    Layers with the widest span of latencies come first, so that the last ones are the fine adjustment. A draw may
+    still miss the bounds.
+    """
+    spans_ms = np.array([np.ptp(choices_ms) for choices_ms in latency.layer_ms])
+    order = np.argsort(-spans_ms, kind="stable")
+    rest_low_ms = sum(choices_ms.min() for choices_ms in latency.layer_ms)
+    rest_high_ms = sum(choices_ms.max() for choices_ms in latency.layer_ms)
+    rounding_ms = 1e-9 * bounds.max_ms  # sums in another order may differ by so much
+    genes = np.zeros((draws, len(order)), dtype=np.int64)
+    total_ms = np.full(draws, latency.fixed_ms)
+    for layer in order:
+        choices_ms = latency.layer_ms[layer]
+        rest_low_ms -= choices_ms.min()
+        rest_high_ms -= choices_ms.max()
+        reached_ms = total_ms[:, None] + choices_ms  # (draws, choices)
+        open_choices = (reached_ms + rest_low_ms <= bounds.max_ms + rounding_ms) & (
+            reached_ms + rest_high_ms >= bounds.min_ms - rounding_ms
+        )
+        genes[:, layer] = np.where(open_choices, rng.random(open_choices.shape), -1).argmax(axis=1)
+        total_ms += choices_ms[genes[:, layer]]
+    return genes
