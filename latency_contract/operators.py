@@ -29,7 +29,7 @@ MAX_PARAMETERS = 100_000_000  # 400 MB of float32 weights
 MAX_OPERATORS = 256  # in one network
 
 SQUEEZE_DIVISOR = 4  # squeeze-and-excitation squeezes the expanded channels by four, as MobileNetV3 does
-CHANNEL_MULTIPLE = 8  # and rounds the result to a multiple of eight
+CHANNEL_MULTIPLE = 8
 
 
 class Activation(StrEnum):
@@ -77,11 +77,15 @@ def reduced(side: int, stride: int) -> int:
     return -(-side // stride)
 
 
-def squeezed_channels(hidden: int) -> int:
-    """A quarter of `hidden`, rounded to a multiple of eight and never reduced by more than a tenth."""
-    target = hidden / SQUEEZE_DIVISOR
+def rounded_channels(target: float) -> int:
+    """The nearest multiple of eight that is no more than a tenth below the target, as in MobileNetV2 and V3."""
     rounded = max(CHANNEL_MULTIPLE, int(target + CHANNEL_MULTIPLE / 2) // CHANNEL_MULTIPLE * CHANNEL_MULTIPLE)
     return rounded + CHANNEL_MULTIPLE if rounded < 0.9 * target else rounded
+
+
+def squeezed_channels(hidden: int) -> int:
+    """Channels between the two layers of squeeze-and-excitation."""
+    return rounded_channels(hidden / SQUEEZE_DIVISOR)
 
 
 Side = Annotated[int, Field(ge=1, le=MAX_SIDE)]

@@ -19,13 +19,27 @@ from pydantic import Field, ValidationError
 
 from latency_contract.canonical import Contract
 from latency_contract.errors import validation_sentence
-from latency_contract.operators import Activation, Channels, Conv, Head, IBConv, Kernel, Network, Side, Stride, reduced
+from latency_contract.operators import (
+    Activation,
+    Channels,
+    Conv,
+    Head,
+    IBConv,
+    Kernel,
+    Network,
+    Side,
+    Stride,
+    reduced,
+    rounded_channels,
+)
 from search_client.errors import InvalidSpace
 
+MAX_WIDTH = 8.0  # times the channels of a space's file
 IDENTITY = "Identity"  # the absence of an operator
 
 Architecture = tuple[str, ...]  # the name of one choice per layer
 
+_CONV = re.compile(r"Conv_K(?P<kernel>\d+)")
 _IBCONV = re.compile(r"IBConv_K(?P<kernel>\d+)_E(?P<expansion>\d+)(?P<squeeze_excite>_SE)?")
 _BUILTIN = resources.files("search_client") / "space_files"
 
@@ -40,7 +54,7 @@ class SpaceLayer:
     in_channels: int
     out_channels: int
     stride: int
-    choices: tuple[str, ...]  # IBConv_KX_EY (with _SE: squeeze-and-excitation) or Identity
+    choices: tuple[str, ...]  # IBConv_KX_EY (with _SE: squeeze-and-excitation), Conv_KX (linear) or Identity
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ class SearchSpace:
         """Number of architectures."""
         return math.prod(len(layer.choices) for layer in self.layers)
 
-    def operator(self, layer_index: int, choice: str) -> IBConv | None:
+    def operator(self, layer_index: int, choice: str) -> IBConv | Conv | None:
         """The operator that a choice stands for; None for Identity. Residual wherever the shapes allow it.
 
         Raises:
@@ -66,31 +80,35 @@ class SearchSpace:
         """
         if choice == IDENTITY:
             return None
-        match = _IBCONV.fullmatch(choice)
-        if match is None:
-            raise InvalidSpace(
-                f"'{choice}' is not a choice; a choice reads like IBConv_K3_E6, IBConv_K3_E6_SE or {IDENTITY}."
-            )
         layer = self.layers[layer_index]
+        shape = {
+            "height": layer.height,
+            "width": layer.width,
+            "in_channels": layer.in_channels,
+            "out_channels": layer.out_channels,
+            "stride": layer.stride,
+        }
         try:
-            return IBConv.model_validate(
-                {
-                    "height": layer.height,
-                    "width": layer.width,
-                    "in_channels": layer.in_channels,
-                    "out_channels": layer.out_channels,
-                    "kernel": int(match["kernel"]),
-                    "stride": layer.stride,
-                    "expansion": int(match["expansion"]),
-                    "residual": layer.stride == 1 and layer.in_channels == layer.out_channels,
-                    "activation": self.activation,
-                    "squeeze_excite": match["squeeze_excite"] is not None,
-                }
-            )
+            if match := _IBCONV.fullmatch(choice):
+                return IBConv.model_validate(
+                    shape
+                    | {
+                        "kernel": int(match["kernel"]),
+                        "expansion": int(match["expansion"]),
+                        "residual": layer.stride == 1 and layer.in_channels == layer.out_channels,
+                        "activation": self.activation,
+                        "squeeze_excite": match["squeeze_excite"] is not None,
+                    }
+                )
+            if match := _CONV.fullmatch(choice):
+                return Conv.model_validate(shape | {"kernel": int(match["kernel"]), "activation": Activation.NONE})
         except ValidationError as error:
             raise InvalidSpace(
                 f"'{choice}' cannot be used in {layer.name}: {validation_sentence(error.errors())}."
             ) from error
+        raise InvalidSpace(
+            f"'{choice}' is not a choice; a choice reads like IBConv_K3_E6, IBConv_K3_E6_SE, Conv_K1 or {IDENTITY}."
+        )
 
     def network(self, architecture: Architecture) -> Network:
         """Stem, chosen operators, head."""
@@ -175,13 +193,16 @@ def builtin_spaces() -> tuple[str, ...]:
     return tuple(sorted(Path(file.name).stem for file in _BUILTIN.iterdir() if file.name.endswith(".toml")))
 
 
-def load_space(name_or_path: str, *, input_size: int | None = None, classes: int | None = None) -> SearchSpace:
+def load_space(
+    name_or_path: str, *, input_size: int | None = None, width: float = 1.0, classes: int | None = None
+) -> SearchSpace:
     """A built-in space by name, or one from a TOML file, for square RGB images.
 
     Identity is dropped from the first layer of each block, where the shape changes (section 4.1 of the paper).
 
     Args:
         input_size: pixels of a side, instead of the file's.
+        width: multiplies the channels of every layer, as in MobileNetV2; those of the head only where it is above 1.
         classes: number of classes, instead of the file's.
 
     Raises:
@@ -190,7 +211,7 @@ def load_space(name_or_path: str, *, input_size: int | None = None, classes: int
     overrides = {"input_size": input_size, "classes": classes}
     description = _read(name_or_path, **{key: value for key, value in overrides.items() if value is not None})
     try:
-        return _build(description)
+        return _build(_widened(description, width))
     except ValidationError as error:
         raise InvalidSpace(f"Search space '{description.name}': {validation_sentence(error.errors())}.") from error
     except InvalidSpace as error:
@@ -220,6 +241,20 @@ def _read(name_or_path: str, **overrides: int) -> _SpaceFile:
         raise InvalidSpace(f"Search space '{name_or_path}' is not TOML: {error}.") from error
     except ValidationError as error:
         raise InvalidSpace(f"Search space '{name_or_path}': {validation_sentence(error.errors())}.") from error
+
+
+def _widened(description: _SpaceFile, width: float) -> _SpaceFile:
+    if width == 1:
+        return description
+    if not 0 < width <= MAX_WIDTH:
+        raise InvalidSpace(f"width is {width:g}; use one above 0 and up to {MAX_WIDTH:g}")
+
+    def scaled(part: _Stem | _Block | _Head, factor: float = width) -> dict[str, Any]:
+        return part.model_dump() | {"channels": rounded_channels(part.channels * factor)}
+
+    blocks = tuple(scaled(block) for block in description.blocks)
+    parts = {"stem": scaled(description.stem), "blocks": blocks, "head": scaled(description.head, max(width, 1))}
+    return _SpaceFile.model_validate(description.model_dump() | parts)
 
 
 def _build(description: _SpaceFile) -> SearchSpace:

@@ -1,6 +1,7 @@
 """What tests of several packages share: subjects, measurements, a migrated database, a live service."""
 
 import hashlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,15 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Outside data to check against; tests that want it skip where it is absent."""
+    path = Path(os.environ.get("PADNAS_SHARED_DATA", "../shared/data"))
+    if not path.is_dir():
+        pytest.skip(f"no outside data at {path}; PADNAS_SHARED_DATA says where it is")
+    return path
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,11 @@ from latency_contract.operators import (
     Conv,
     Head,
     IBConv,
+    Layer,
     Network,
     parse_key,
     qualified_layers,
+    reduced,
     squeezed_channels,
     subject_adapter,
 )
@@ -69,6 +73,38 @@ def test_mobilenet_v2_has_the_published_macs_and_parameters() -> None:
     network = mobilenet_v2()
     assert round(network.macs / 1e6, 1) == 300.8
     assert round(network.parameters / 1e6, 2) == 3.50
+
+
+def published_layers(architecture: dict[str, Any]) -> list[Layer]:
+    """Layers of a published network. Unlike an IBConv, its blocks may group the 1x1 convolutions (FBNet)."""
+
+    def layer(c_in: int, c_out: int, kernel: int, *, side: int, stride: int = 1, groups: int = 1) -> Layer:
+        return Layer("", side, side, c_in, c_out, kernel, stride, groups, Activation.NONE, True)
+
+    side, channels = architecture["input"], architecture["stem"]
+    layers = [layer(3, channels, 3, side=side, stride=2)]
+    side = reduced(side, 2)
+    for block in architecture["blocks"]:
+        if block["op"] == "identity":
+            continue
+        hidden, groups = channels * block["expand"], block.get("groups", 1)
+        if block["op"] == "mbconv":
+            layers.append(layer(channels, hidden, 1, side=side, groups=groups))
+        layers.append(layer(hidden, hidden, block["kernel"], side=side, stride=block["stride"], groups=hidden))
+        side = reduced(side, block["stride"])
+        layers.append(layer(hidden, block["cout"], 1, side=side, groups=groups))
+        channels = block["cout"]
+    head = Head(height=side, width=side, in_channels=channels, hidden_channels=architecture["head"], out_channels=1000)
+    return [*layers, *head.layers]
+
+
+def test_published_networks_have_the_published_macs_and_parameters(shared_data: Path) -> None:
+    architectures = json.loads((shared_data / "architectures.json").read_text())["archs"]
+    assert {"MobileNetV2", "ProxylessNAS-mobile", "fbnet_a"} <= {architecture["name"] for architecture in architectures}
+    for architecture in architectures:
+        layers = published_layers(architecture)
+        counted = (sum(layer.macs for layer in layers), sum(layer.parameters for layer in layers))
+        assert counted == (architecture["macs"], architecture["params"]), architecture["name"]
 
 
 def test_macs_and_parameters_of_one_operator_by_hand(operator: Make) -> None:

@@ -59,6 +59,46 @@ def test_first_choices_are_those_of_the_first_layer_alone(tmp_path: Path) -> Non
     assert space.layers[2].choices == ("IBConv_K3_E1", "IBConv_K3_E2", "IBConv_K5_E2", IDENTITY)
 
 
+def test_mbv3_has_every_operator_of_basic_with_and_without_squeeze_excite() -> None:
+    space = load_space("mbv3")
+    basic = {choice for choice in load_space("basic").layers[2].choices if choice != IDENTITY}
+    assert set(space.layers[2].choices) == basic | {f"{choice}_SE" for choice in basic} | {IDENTITY}
+    assert space.size == 3 * 12**6 * 13**15
+    assert all(operator.activation == Activation.HSWISH for operator in space.operators())
+
+
+def test_networks_of_nas_bench_macro_have_its_parameters_and_macs(shared_data: Path) -> None:
+    published = json.loads((shared_data / "nas-bench-macro_cifar10.json").read_text())
+    space = load_space("nas-bench-macro")
+    assert space.size == len(published) == 6561
+    for digits, entry in published.items():
+        choices = [layer.choices[int(digit)] for layer, digit in zip(space.layers, digits, strict=True)]
+        network = space.network(tuple(choices))
+        assert (network.parameters, network.macs) == (entry["params"], entry["flops"]), digits
+
+
+def test_proxylessnas_mobile_is_a_network_of_the_basic_space(shared_data: Path) -> None:
+    architectures = json.loads((shared_data / "architectures.json").read_text())["archs"]
+    (proxyless,) = (one for one in architectures if one["name"] == "ProxylessNAS-mobile")
+    choices = [
+        IDENTITY if block["op"] == "identity" else f"IBConv_K{block['kernel']}_E{block['expand']}"
+        for block in proxyless["blocks"]
+    ]
+    network = load_space("basic").network(tuple(choices))
+    assert (network.macs, network.parameters) == (proxyless["macs"], proxyless["params"])
+
+
+def test_width_multiplies_the_channels_of_layers_but_not_of_a_narrower_head() -> None:
+    narrow, wide = load_space("basic", width=0.5), load_space("basic", width=1.4)
+    assert [layer.out_channels for layer in narrow.layers[:2]] == [8, 16]
+    assert narrow.stem.out_channels == 16
+    assert narrow.head.hidden_channels == 1280
+    assert wide.layers[1].out_channels == 48  # 44.8, to a multiple of eight
+    assert wide.head.hidden_channels == 1792
+    with pytest.raises(InvalidSpace, match="width is 0; use one above 0"):
+        load_space("basic", width=0)
+
+
 def test_operators_are_distinct_and_in_network_order(tiny: SearchSpace) -> None:
     operators = tiny.operators()
     assert operators[0] == tiny.stem
@@ -77,7 +117,7 @@ def test_every_operator_of_a_network_is_among_the_operators(tiny: SearchSpace) -
 
 def test_operator_is_residual_exactly_where_shapes_allow(tiny: SearchSpace) -> None:
     residual = [tiny.operator(index, "IBConv_K3_E1") for index in range(len(tiny.layers))]
-    assert [operator.residual for operator in residual if operator] == [True, False, True, True]
+    assert [operator.residual for operator in residual if isinstance(operator, IBConv)] == [True, False, True, True]
 
 
 def test_identity_is_no_operator(tiny: SearchSpace) -> None:
@@ -145,6 +185,7 @@ def test_recipe_comes_from_the_file() -> None:
         ("repeat = 3", 'repeat = 3\nfirst_choices = ["Identity"]', "block2.1 has no choice besides Identity"),
         ('"IBConv_K5_E2"', '"Conv_5x5"', "'Conv_5x5' is not a choice"),
         ('"IBConv_K5_E2"', '"IBConv_K4_E2"', "'IBConv_K4_E2' cannot be used in block2.1: kernel"),
+        ('"IBConv_K5_E2"', '"Conv_K2"', "'Conv_K2' cannot be used in block2.1: kernel"),
         ('"IBConv_K5_E2"', '"IBConv_K3_E2"', "block2.1 lists a choice twice"),
         ('choices = ["IBConv_K3_E1", "IBConv_K5_E1"]', 'choices = ["Identity"]', "has no choice besides Identity"),
         ("repeat = 3", "repeats = 3", "blocks.1.repeats"),
@@ -162,5 +203,5 @@ def test_a_space_that_cannot_be_built_is_refused_with_the_reason(
 
 
 def test_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InvalidSpace, match=r"no search space 'huge'\. Use basic, demo, large"):
+    with pytest.raises(InvalidSpace, match=r"no search space 'huge'\. Use basic, demo, large, mbv3, nas-bench-macro"):
         load_space("huge")
