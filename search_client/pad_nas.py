@@ -103,9 +103,9 @@ class Search:
         torch.set_num_threads(max(1, cores - 1))
         with self.progress.task(f"stage {number}: training", recipe.epochs) as advance:
 
-            def on_epoch(record: EpochRecord) -> None:
-                directory.append_epoch(record)
-                advance(record.epoch, f"loss {record.loss:.3f}, accuracy {record.train_accuracy:.1%}")
+            def on_epoch(records: Sequence[EpochRecord]) -> None:
+                directory.save_epochs(records)
+                advance(records[-1].epoch, f"loss {records[-1].loss:.3f}, accuracy {records[-1].train_accuracy:.1%}")
                 self._take_table_if_complete()
 
             train_supernet(

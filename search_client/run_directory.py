@@ -118,8 +118,8 @@ class StageDirectory:
         """Raises AnotherSearch if this stage began with another space."""
         _write_or_match(self.path / "space.json", space.to_json() | {"size": space.size})
 
-    def append_epoch(self, record: EpochRecord) -> None:
-        _append_lines(self.path / "training.jsonl", [asdict(record)])
+    def save_epochs(self, records: Sequence[EpochRecord]) -> None:
+        save_epochs(self.path, records)
 
     def history(self) -> list[Evaluated]:
         """What was evaluated before this search was stopped. A line that was cut off is dropped, and forgotten."""
@@ -137,6 +137,11 @@ class StageDirectory:
     def save_distribution(self, distribution: OperatorDistribution, space: SearchSpace) -> None:
         named = {layer.name: choices for layer, choices in zip(space.layers, distribution, strict=True)}
         write_json(self.path / "distribution.json", named)
+
+
+def save_epochs(directory: Path, records: Sequence[EpochRecord]) -> None:
+    """`training.jsonl`: all epochs so far, one a line."""
+    write_text(directory / "training.jsonl", "".join(json.dumps(asdict(record)) + "\n" for record in records))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -27,7 +27,7 @@ def phone(connection: ServiceConnection, report: Callable[..., DeviceReport], re
 
 def test_spaces_lists_what_the_paper_says() -> None:
     listed = {space["space"]: space for space in json.loads(runner.invoke(app, ["spaces", "--json"]).stdout)}
-    assert set(listed) == {"basic", "demo", "large"}
+    assert set(listed) == {"basic", "demo", "large", "mbv3", "nas-bench-macro"}
     assert listed["basic"]["size"] == 3 * 6**6 * 7**15
     assert listed["large"]["size"] == 3 * 18**6 * 19**15
     assert "6.65e+17" in runner.invoke(app, ["spaces"]).stdout

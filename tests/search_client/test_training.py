@@ -1,16 +1,18 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from search_client.data import ImageData, load_data
 from search_client.errors import InvalidCheckpoint, TrainingDiverged
 from search_client.images import PixelImages
+from search_client.networks import build_network
 from search_client.spaces import SearchSpace, load_space
 from search_client.supernet import Supernet
-from search_client.training import EpochRecord, TrainingRecipe, train_supernet
+from search_client.training import EpochRecord, TrainingRecipe, accuracy, train_network, train_supernet
 
 RECIPE = TrainingRecipe(epochs=4, learning_rate=0.2, batch_size=100)
 
@@ -36,12 +38,13 @@ def fresh(space: SearchSpace) -> Supernet:
 def train(
     supernet: Supernet, data: ImageData, checkpoint: Path, *, recipe: TrainingRecipe = RECIPE, seed: int = 7
 ) -> list[EpochRecord]:
-    records: list[EpochRecord] = []
-    train_supernet(supernet, data, recipe=recipe, seed=seed, checkpoint=checkpoint, on_epoch=records.append)
-    return records
+    """The epochs after each call of `on_epoch` are one more than before; returns the last ones."""
+    heard: list[Sequence[EpochRecord]] = [[]]
+    train_supernet(supernet, data, recipe=recipe, seed=seed, checkpoint=checkpoint, on_epoch=heard.append)
+    return list(heard[-1])
 
 
-def same(left: Supernet, right: Supernet) -> bool:
+def same(left: nn.Module, right: nn.Module) -> bool:
     pairs = zip(left.state_dict().values(), right.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
@@ -56,8 +59,8 @@ def test_interrupted_and_resumed_training_ends_with_the_same_weights(
     whole = fresh(space)
     train(whole, data, tmp_path / "whole")
 
-    def killed_after_two(record: EpochRecord) -> None:
-        if record.epoch == 2:
+    def killed_after_two(records: Sequence[EpochRecord]) -> None:
+        if len(records) == 2:
             raise Killed
 
     with pytest.raises(Killed):
@@ -66,7 +69,7 @@ def test_interrupted_and_resumed_training_ends_with_the_same_weights(
         )
     resumed = Supernet(space)  # other initial weights: everything must come from the checkpoint
     records = train(resumed, data, tmp_path / "killed")
-    assert [record.epoch for record in records] == [3, 4]
+    assert [record.epoch for record in records] == [1, 2, 3, 4]
     assert same(whole, resumed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
@@ -75,7 +78,9 @@ def test_finished_training_is_not_repeated(space: SearchSpace, data: ImageData, 
     trained = fresh(space)
     train(trained, data, tmp_path / "checkpoint")
     loaded = Supernet(space)
-    assert train(loaded, data, tmp_path / "checkpoint") == []
+    before = (tmp_path / "checkpoint").read_bytes()
+    assert len(train(loaded, data, tmp_path / "checkpoint")) == RECIPE.epochs
+    assert (tmp_path / "checkpoint").read_bytes() == before
     assert same(trained, loaded)
 
 
@@ -109,7 +114,8 @@ def test_incomplete_batch_is_dropped_unless_it_is_the_only_one(
 
     class Recording(Supernet):
         def forward(self, x: Tensor, architecture: tuple[str, ...]) -> Tensor:
-            batches.append(len(x))
+            if torch.is_grad_enabled():  # not while it is validated
+                batches.append(len(x))
             return super().forward(x, architecture)
 
     train(Recording(space), data, tmp_path / "many", recipe=replace(RECIPE, epochs=1, batch_size=100))
@@ -126,7 +132,7 @@ def test_a_choice_that_is_not_sampled_does_not_move(
     supernet = fresh(space)
     weights = [{name: value.clone() for name, value in supernet.named_parameters()}]
 
-    def next_path(_record: EpochRecord) -> None:
+    def next_path(_records: Sequence[EpochRecord]) -> None:
         nonlocal path
         path = paths[2]  # from now on the first path has momentum, but no gradient
         weights.append({name: value.clone() for name, value in supernet.named_parameters()})
@@ -150,6 +156,65 @@ def test_loss_that_is_not_a_number_stops_training_and_keeps_the_checkpoint(
     with pytest.raises(TrainingDiverged, match=r"nan in epoch 2, step 1 \(learning rate .*, batch size 100\)\. Try"):
         train(Supernet(space), broken, checkpoint)
     assert checkpoint.read_bytes() == good
+
+
+def test_validation_accuracy_is_that_of_paths_sampled_for_each_batch(
+    space: SearchSpace, data: ImageData, tmp_path: Path
+) -> None:
+    validated = []
+
+    class Recording(Supernet):
+        def forward(self, x: Tensor, architecture: tuple[str, ...]) -> Tensor:
+            logits = super().forward(x, architecture)
+            if not torch.is_grad_enabled():
+                validated.append((architecture, logits.argmax(dim=1)))
+            return logits
+
+    (record,) = train(Recording(space), data, tmp_path / "checkpoint", recipe=replace(RECIPE, epochs=1, batch_size=50))
+    assert len({architecture for architecture, _ in validated}) > 1
+    predictions = torch.cat([predictions for _, predictions in validated])
+    assert record.validation_accuracy == (predictions == data.validation.labels).double().mean().item()
+
+
+def test_a_network_trained_alone_resumes_to_the_same_weights_and_learns(
+    space: SearchSpace, data: ImageData, tmp_path: Path
+) -> None:
+    def fresh_network() -> nn.Sequential:
+        torch.manual_seed(0)
+        return build_network(space.network(tuple(layer.choices[0] for layer in space.layers)))
+
+    def killed_after_three(records: Sequence[EpochRecord]) -> None:
+        if len(records) == 3:
+            raise Killed
+
+    recipe = replace(RECIPE, epochs=8, batch_size=16, learning_rate=0.1)
+    whole, resumed = fresh_network(), fresh_network()
+    heard: list[Sequence[EpochRecord]] = []
+    train_network(whole, data, recipe=recipe, seed=7, checkpoint=tmp_path / "whole", on_epoch=heard.append)
+    with pytest.raises(Killed):
+        train_network(
+            fresh_network(), data, recipe=recipe, seed=7, checkpoint=tmp_path / "killed", on_epoch=killed_after_three
+        )
+    train_network(resumed, data, recipe=recipe, seed=7, checkpoint=tmp_path / "killed", on_epoch=heard.append)
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
+    assert heard[-1][-1].validation_accuracy == accuracy(whole, data.validation) > 0.4
+
+
+def test_gradients_are_clipped_where_asked(space: SearchSpace, data: ImageData, tmp_path: Path) -> None:
+    clipped, free = fresh(space), fresh(space)
+    before = {name: value.clone() for name, value in free.named_parameters()}
+    recipe = replace(RECIPE, epochs=1, batch_size=250, weight_decay=0.0)  # one step
+    train(free, data, tmp_path / "free", recipe=recipe)
+    train(clipped, data, tmp_path / "clipped", recipe=replace(recipe, max_gradient_norm=0.01))
+
+    def moved(supernet: Supernet) -> float:
+        steps = [(value.detach() - before[name]).norm() for name, value in supernet.named_parameters()]
+        return torch.stack(steps).norm().item()  # type: ignore[no-any-return]
+
+    assert moved(free) > 0.02
+    assert moved(clipped) == pytest.approx(0.2 * 0.01, rel=1e-3)
 
 
 def test_damaged_or_foreign_checkpoint_is_refused(space: SearchSpace, data: ImageData, tmp_path: Path) -> None:
