@@ -83,6 +83,11 @@ def search(
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings")] = None,
     latency_min: Annotated[float | None, typer.Option(help="lower bound in ms")] = None,
     latency_max: Annotated[float | None, typer.Option(help="upper bound in ms")] = None,
+    latency_targets: Annotated[
+        str | None, typer.Option(help="ms, with commas: the most accurate network under each, in one search")
+    ] = None,
+    input_size: Annotated[int | None, typer.Option(help="pixels of an image's side, instead of the space's")] = None,
+    width: Annotated[float | None, typer.Option(help="times the channels of the space")] = None,
     stages: Annotated[int | None, typer.Option(help="M of the paper: the space is pruned M - 2 times")] = None,
     epochs: Annotated[str | None, typer.Option(help="of each training, with commas: 120,80,40")] = None,
     learning_rates: Annotated[str | None, typer.Option(help="of each training, with commas: 0.5,0.1,0.1")] = None,
@@ -108,6 +113,9 @@ def search(
         "device": device,
         "latency_min_ms": latency_min,
         "latency_max_ms": latency_max,
+        "latency_targets_ms": _numbers(latency_targets, float),
+        "input_size": input_size,
+        "width": width,
         "stages": stages,
         "epochs": _numbers(epochs, int),
         "learning_rates": _numbers(learning_rates, float),

@@ -4,6 +4,7 @@ A setting comes from, in this order: the command line, the file given with `--co
 space, the paper.
 """
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -14,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from latency_contract.canonical import Contract
 from latency_contract.errors import validation_sentence
 from search_client.search_problem import SearchBudget
-from search_client.spaces import space_recipe
+from search_client.spaces import SearchSpace, load_space, space_recipe
 from search_client.training import TrainingRecipe
 
 
@@ -25,8 +26,11 @@ class SearchConfig(Contract):
     data: str
     validation_per_class: Annotated[int, Field(ge=1)] = 50  # images of the training part
     device: str | None = None  # None: the only one that the service knows
+    input_size: Annotated[int, Field(ge=1)] | None = None  # pixels of a side; None: the space's
+    width: Annotated[float, Field(gt=0)] = 1.0  # times the channels of the space
     latency_min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: see pad_nas.latency_bounds
     latency_max_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    latency_targets_ms: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()  # one final for each
     stages: Annotated[int, Field(ge=2, le=10)] = 4  # M
     epochs: tuple[Annotated[int, Field(ge=1)], ...] = (120, 80, 40)  # of each training, M - 1 of them
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 0.1, 0.1)
@@ -34,12 +38,13 @@ class SearchConfig(Contract):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 4e-5
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = None  # None: gradients are not clipped
     population: Annotated[int, Field(ge=2)] = 64
     iterations: Annotated[int, Field(ge=0)] = 40
     pruning_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.01  # P_th
     max_rank: Annotated[int, Field(ge=2)] = 10  # nondomination ranks below it count for pruning
     calibration_images: Annotated[int, Field(ge=2)] = 512  # for the batch-norm statistics of a candidate
-    finals: Annotated[int, Field(ge=1)] = 5  # architectures to return
+    finals: Annotated[int, Field(ge=1)] = 5  # architectures to return where no targets are given
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @model_validator(mode="after")
@@ -52,6 +57,9 @@ class SearchConfig(Contract):
         low_ms, high_ms = self.latency_min_ms, self.latency_max_ms
         if low_ms is not None and high_ms is not None and low_ms > high_ms:
             raise ValueError(f"latency_min_ms {low_ms:g} is above latency_max_ms {high_ms:g}")
+        for target_ms in self.latency_targets_ms:
+            if target_ms < (low_ms or 0) or target_ms > (high_ms or math.inf):
+                raise ValueError(f"the latency target {target_ms:g} ms is outside the latency bounds")
         return self
 
     @property
@@ -67,7 +75,11 @@ class SearchConfig(Contract):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             label_smoothing=self.label_smoothing,
+            max_gradient_norm=self.max_gradient_norm,
         )
+
+    def load_space(self, *, classes: int | None = None) -> SearchSpace:
+        return load_space(self.space, input_size=self.input_size, width=self.width, classes=classes)
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
