@@ -1,5 +1,6 @@
 """Accuracy of architectures: the protocol that a search asks, and the supernet as one that answers."""
 
+import time
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -57,3 +58,18 @@ class SupernetOracle:
         candidate.eval()
         predictions = torch.cat([candidate(batch).argmax(dim=1) for batch in self._images])
         return (predictions == self._labels).double().mean().item()
+
+
+class TimedOracle:
+    """Another oracle, and how long it took to answer."""
+
+    def __init__(self, oracle: AccuracyOracle) -> None:
+        self._oracle = oracle
+        self.seconds = 0.0
+
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[float]:
+        started = time.perf_counter()
+        try:
+            return self._oracle.evaluate(architectures)
+        finally:
+            self.seconds += time.perf_counter() - started

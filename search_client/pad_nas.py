@@ -5,6 +5,7 @@ anywhere and started again with the same directory ends with the same `final.jso
 """
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,10 +24,10 @@ from search_client.config import SearchConfig
 from search_client.data import ImageData, load_data
 from search_client.errors import ProtocolChanged
 from search_client.latencies import LatencyService, additive_latency, predict
-from search_client.oracle import SupernetOracle
+from search_client.oracle import SupernetOracle, TimedOracle
 from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution, operator_distribution, prune
-from search_client.run_directory import RunDirectory, write_json
+from search_client.run_directory import GenerationRecord, RunDirectory, write_json
 from search_client.search_problem import Evaluated, LatencyBounds
 from search_client.spaces import SearchSpace
 from search_client.supernet import Supernet
@@ -120,17 +121,25 @@ class Search:
         known = {item.architecture: item.accuracy for item in directory.history()}
         with self.progress.task(f"stage {number}: searching", self.config.iterations + 1) as advance:
             best = 0.0
+            oracle = TimedOracle(self._oracle(supernet))
+            last, last_oracle_s = time.perf_counter(), 0.0
 
             def on_generation(generation: int, newest: Sequence[Evaluated]) -> None:
-                nonlocal best
-                directory.append_history([item for item in newest if item.architecture not in known])
+                nonlocal best, last, last_oracle_s
+                if new := [item for item in newest if item.architecture not in known]:
+                    directory.append_history(new)
+                    now = time.perf_counter()
+                    directory.append_generation(
+                        GenerationRecord(generation, len(new), now - last, oracle.seconds - last_oracle_s)
+                    )
+                last, last_oracle_s = time.perf_counter(), oracle.seconds
                 best = max([best, *(item.accuracy for item in newest)])
                 advance(generation + 1, f"best one-shot accuracy {best:.1%}")
 
             evaluated = constrained_evolutionary_search(
                 space,
                 latency=latency,
-                oracle=self._oracle(supernet),
+                oracle=oracle,
                 bounds=self._bounds(),
                 budget=self.config.budget,
                 seed=self._seed("search", number),
@@ -257,6 +266,7 @@ class Search:
 
     def _draw(self, final: dict[str, Any], stages: Sequence[Stage]) -> None:
         folder = self.directory.figures
+        folder.mkdir(exist_ok=True)
         figures.draw_pareto(folder / "pareto.png", final, {stage.number: stage.evaluated for stage in stages})
         figures.draw_distributions(
             folder / "distribution.png",
