@@ -332,6 +332,68 @@ def measure(
         )
 
 
+@app.command(epilog="Example: padnas-client train --from runs/demo --name 1")
+@errors_are_sentences
+def train(
+    from_run: Annotated[Path, typer.Option("--from", help="directory of a finished search")],
+    name: Annotated[str | None, typer.Option(help="which architecture of final.json; default: the first")] = None,
+    spread: Annotated[
+        int | None, typer.Option(min=2, help="instead: so many, spread along the last stage's Pareto front")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="data set; default: the search's")] = None,
+    epochs: Annotated[int | None, typer.Option(help="default: as many as the search's supernets in all")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="default: that of the first supernet")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="default: the search's")] = None,
+    seed: Annotated[int, typer.Option(help="of weights and order; the split is the search's")] = 0,
+    out: Annotated[Path | None, typer.Option(help="directory; default: standalone/ in that of the search")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train found architectures alone, from scratch, and score them on the test images. The same command resumes."""
+    from dataclasses import replace
+
+    from search_client.progress import ConsoleProgress
+    from search_client.run_directory import RunFiles
+    from search_client.standalone import final_architecture, spread_along_front, train_alone
+
+    run = RunFiles(from_run)
+    config = run.config()
+    if name is not None and spread is not None:
+        raise ValueError("Give --name or --spread, not both.")
+    if spread is None:
+        found = [final_architecture(run, name or run.finished()["architectures"][0]["name"])]
+    else:
+        found = spread_along_front(run.stages()[-1].history(), count=spread)
+    images = config.model_copy(update={"data": data or config.data}).load_data()
+    recipe = replace(
+        config.training(1),
+        epochs=epochs or sum(config.epochs),
+        learning_rate=learning_rate or config.learning_rates[0],
+        batch_size=batch_size or config.batch_size,
+    )
+    results = [
+        train_alone(
+            one,
+            config.load_space(classes=images.classes),
+            images,
+            recipe=recipe,
+            seed=seed,
+            directory=(out or run.standalone) / one.name,
+            progress=ConsoleProgress(),
+        )
+        for one in found
+    ]
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    lines = Lines("", "one-shot", "validation", "test", "predicted ms", "MACs", box=None)
+    for result in results:
+        shares = (result["one_shot_accuracy"], result["validation_accuracy"], result["test_accuracy"])
+        latency, macs = f"{result['predicted_latency_ms']:.3f}", f"{result['macs'] / 1e6:.2f} M"
+        lines.add_row(result["name"], *(f"{share:.1%}" for share in shares), latency, macs)
+    output.print(lines)
+    output.print(str(out or run.standalone), soft_wrap=True)
+
+
 @contextmanager
 def _latencies(service: str, device: str | None, *, client: str, wait: bool = False) -> Iterator["LatencyService"]:
     from search_client.latencies import LatencyService

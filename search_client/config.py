@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from latency_contract.canonical import Contract
 from latency_contract.errors import validation_sentence
+from search_client.data import ImageData, load_data
 from search_client.search_problem import SearchBudget
 from search_client.spaces import SearchSpace, load_space, space_recipe
 from search_client.training import TrainingRecipe
@@ -80,6 +81,15 @@ class SearchConfig(Contract):
 
     def load_space(self, *, classes: int | None = None) -> SearchSpace:
         return load_space(self.space, input_size=self.input_size, width=self.width, classes=classes)
+
+    def load_data(self) -> ImageData:
+        """Raises InvalidData."""
+        return load_data(
+            self.data,
+            input_size=self.load_space().stem.height,
+            validation_per_class=self.validation_per_class,
+            seed=self.seed,
+        )
 
     def to_toml(self) -> str:
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))

@@ -21,7 +21,7 @@ from latency_contract.tables import Latency, Purpose, Table
 from search_client import figures, report
 from search_client.ces import constrained_evolutionary_search, nondomination_ranks
 from search_client.config import SearchConfig
-from search_client.data import ImageData, load_data
+from search_client.data import ImageData
 from search_client.errors import ProtocolChanged
 from search_client.latencies import LatencyService, additive_latency, predict
 from search_client.oracle import SupernetOracle, TimedOracle
@@ -60,12 +60,7 @@ class Search:
     table: Table | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.data = load_data(
-            self.config.data,
-            input_size=self.config.load_space().stem.height,
-            validation_per_class=self.config.validation_per_class,
-            seed=self.config.seed,
-        )
+        self.data = self.config.load_data()
         self.space = self.config.load_space(classes=self.data.classes)
         self.directory.record_data(self.data.name, self.data.fingerprint)
         self.table = self.directory.table
