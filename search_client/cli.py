@@ -78,7 +78,7 @@ def search(
     service: ServiceOption,
     out: Annotated[Path, typer.Option(help="directory of the search; the same one resumes it")],
     space: Annotated[str | None, typer.Option(help="a built-in space, or the path of a TOML file")] = None,
-    data: Annotated[str | None, typer.Option(help="data set to train and validate on: digits")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, cifar10:PATH, folder:PATH or huggingface:PATH")] = None,
     device: DeviceOption = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings")] = None,
     latency_min: Annotated[float | None, typer.Option(help="lower bound in ms")] = None,

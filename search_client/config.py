@@ -24,6 +24,7 @@ class SearchConfig(Contract):
     space: str
     data: str
     validation_per_class: Annotated[int, Field(ge=1)] = 50  # images of the training part
+    train_per_class: Annotated[int, Field(ge=1)] | None = None  # at most so many of the others; None: all
     device: str | None = None  # None: the only one that the service knows
     latency_min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: see pad_nas.latency_bounds
     latency_max_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None

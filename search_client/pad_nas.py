@@ -64,10 +64,15 @@ class Search:
             self.config.data,
             input_size=input_size,
             validation_per_class=self.config.validation_per_class,
+            train_per_class=self.config.train_per_class,
             seed=self.config.seed,
+            known=self.directory.decoding(),
+            progress=self.progress,
         )
+        if self.data.decoding is not None:
+            self.directory.save_decoding(self.data.decoding)
         self.space = load_space(self.config.space, classes=self.data.classes)
-        self.directory.record_data(self.data.name, self.data.fingerprint)
+        self.directory.record_data(self.data.record())
         self.table = self.directory.table
 
     def run(self) -> Path:

@@ -1,6 +1,6 @@
 """A search's directory: plain files, each written whole or not at all, from which a search goes on after any stop.
 
-config.toml  data.json  table.json  measured.json  report.html  figures/  final.json
+config.toml  data.json  decoding.json  table.json  measured.json  report.html  figures/  final.json
 stage-K/  space.json  training.jsonl  supernet.safetensors  history.jsonl  distribution.json
 """
 
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from latency_contract.tables import Latency, Table
 from search_client import config
 from search_client.config import SearchConfig
+from search_client.decoding import DecodingPass
 from search_client.durable_files import write_text
 from search_client.errors import AnotherSearch
 from search_client.pruning import OperatorDistribution
@@ -67,9 +68,18 @@ class RunDirectory:
         """Exists exactly when the search is finished."""
         return self.path / "final.json"
 
-    def record_data(self, name: str, sha256: str) -> None:
+    def record_data(self, record: Mapping[str, Any]) -> None:
         """Raises AnotherSearch if the search began with other images."""
-        _write_or_match(self.path / "data.json", {"name": name, "sha256": sha256})
+        _write_or_match(self.path / "data.json", record)
+
+    def decoding(self) -> DecodingPass | None:
+        """What an earlier pass over all images found; None if there was none."""
+        path = self.path / "decoding.json"
+        return TypeAdapter(DecodingPass).validate_json(path.read_text()) if path.exists() else None
+
+    def save_decoding(self, decoding: DecodingPass) -> None:
+        """Kept apart from what belongs to a search's settings: these may be corrected without another pass."""
+        write_json(self.path / "decoding.json", asdict(decoding))
 
     def measured(self) -> dict[str, Latency]:
         """Latencies of whole networks by their ids, as far as they were measured."""
