@@ -78,7 +78,7 @@ def search(
     service: ServiceOption,
     out: Annotated[Path, typer.Option(help="directory of the search; the same one resumes it")],
     space: Annotated[str | None, typer.Option(help="a built-in space, or the path of a TOML file")] = None,
-    data: Annotated[str | None, typer.Option(help="data set to train and validate on: digits")] = None,
+    data: Annotated[str | None, typer.Option(help="digits, cifar10:PATH, folder:PATH or huggingface:PATH")] = None,
     device: DeviceOption = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings")] = None,
     latency_min: Annotated[float | None, typer.Option(help="lower bound in ms")] = None,
@@ -363,7 +363,8 @@ def train(
         found = [final_architecture(run, name or run.finished()["architectures"][0]["name"])]
     else:
         found = spread_along_front(run.stages()[-1].history(), count=spread)
-    images = config.model_copy(update={"data": data or config.data}).load_data()
+    progress = ConsoleProgress()
+    images = config.model_copy(update={"data": data or config.data}).load_data(known=run.decoding(), progress=progress)
     recipe = replace(
         config.training(1),
         epochs=epochs or sum(config.epochs),
@@ -378,7 +379,7 @@ def train(
             recipe=recipe,
             seed=seed,
             directory=(out or run.standalone) / one.name,
-            progress=ConsoleProgress(),
+            progress=progress,
         )
         for one in found
     ]

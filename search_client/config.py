@@ -15,6 +15,8 @@ from pydantic import Field, ValidationError, model_validator
 from latency_contract.canonical import Contract
 from latency_contract.errors import validation_sentence
 from search_client.data import ImageData, load_data
+from search_client.decoding import DecodingPass
+from search_client.progress import ConsoleProgress
 from search_client.search_problem import SearchBudget
 from search_client.spaces import SearchSpace, load_space, space_recipe
 from search_client.training import TrainingRecipe
@@ -26,6 +28,7 @@ class SearchConfig(Contract):
     space: str
     data: str
     validation_per_class: Annotated[int, Field(ge=1)] = 50  # images of the training part
+    train_per_class: Annotated[int, Field(ge=1)] | None = None  # at most so many of the others; None: all
     device: str | None = None  # None: the only one that the service knows
     input_size: Annotated[int, Field(ge=1)] | None = None  # pixels of a side; None: the space's
     width: Annotated[float, Field(gt=0)] = 1.0  # times the channels of the space
@@ -82,13 +85,16 @@ class SearchConfig(Contract):
     def load_space(self, *, classes: int | None = None) -> SearchSpace:
         return load_space(self.space, input_size=self.input_size, width=self.width, classes=classes)
 
-    def load_data(self) -> ImageData:
-        """Raises InvalidData."""
+    def load_data(self, *, known: DecodingPass | None, progress: ConsoleProgress) -> ImageData:
+        """Photos are not looked through again where `known` says what is in them. Raises InvalidData."""
         return load_data(
             self.data,
             input_size=self.load_space().stem.height,
             validation_per_class=self.validation_per_class,
+            train_per_class=self.train_per_class,
             seed=self.seed,
+            known=known,
+            progress=progress,
         )
 
     def to_toml(self) -> str:

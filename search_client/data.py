@@ -1,25 +1,32 @@
-"""Image data sets and their splits.
-
-Validation images are drawn from the training part, a fixed number per class, as in section 4.1 of the paper; the
-test part is never seen by a search.
-"""
+"""Image data sets by name: what a search trains on, validates on and is tested on."""
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 from torch import Tensor
-from torch.nn import functional as F
 
+from search_client.cifar10 import cifar10
+from search_client.decoding import DecodingPass, PhotoSet, decode_all, first_few
 from search_client.errors import InvalidData
+from search_client.huggingface_images import huggingface_images
+from search_client.image_folder import image_folder
 from search_client.images import ImageSet, PixelImages
+from search_client.photo_images import PhotoImages
+from search_client.pixel_sets import Pixels, PixelSet, digits
+from search_client.progress import ConsoleProgress
+from search_client.splits import Drawing, split
 
-TEST_FRACTION = 0.2  # of each class, where a data set has no test part of its own
+# Name to a function that makes square images of this many pixels a side from what is at a path.
+PIXEL_SETS: dict[str, Callable[[Path, int], PixelSet]] = {"digits": lambda _, side: digits(side), "cifar10": cifar10}
+# Name to a function that lists the images at a path.
+PHOTO_SETS: dict[str, Callable[[Path], PhotoSet]] = {"folder": image_folder, "huggingface": huggingface_images}
+KNOWN = ("digits", *(f"{kind}:PATH" for kind in (*PIXEL_SETS, *PHOTO_SETS) if kind != "digits"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,60 +37,132 @@ class ImageData:
     validation: ImageSet
     test: ImageSet
     fingerprint: str  # two searches with one fingerprint saw the same images, split alike
+    validation_indices_sha256: str  # of places in the data set, int64: which images a search validated on
+    decoding: DecodingPass | None = None  # of photos
+
+    def record(self) -> dict[str, Any]:
+        """What a search writes down about its images."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {
+            "name": self.name,
+            "sha256": self.fingerprint,
+            "classes": self.classes,
+            "images": {part: len(images.labels) for part, images in parts.items()},
+            "validation_indices_sha256": self.validation_indices_sha256,
+            "left_out": [] if self.decoding is None else sorted(self.decoding.damaged),
+        }
 
 
-class _Pixels(NamedTuple):
-    """A data set of small images without a test part of its own."""
+def load_data(
+    name: str,
+    *,
+    input_size: int,
+    validation_per_class: int,
+    seed: int,
+    train_per_class: int | None = None,
+    known: DecodingPass | None = None,
+    progress: ConsoleProgress | None = None,
+) -> ImageData:
+    """A data set for networks with inputs of `input_size` pixels a side, split by `seed`.
 
-    pixels: Tensor  # (N, H, W, 3) uint8
-    labels: Tensor  # (N,) int64
-    flip: bool
-
-
-def load_data(name: str, *, input_size: int, validation_per_class: int, seed: int) -> ImageData:
-    """A data set by name, resized to `input_size` pixels a side and split by `seed`.
+    `name` is one of `KNOWN`. At most `train_per_class` images of a class are trained on. Photos are decoded once to
+    find damaged ones, unless `known` says what an earlier pass found.
 
     Raises:
-        InvalidData: no data set has this name, or a class has too few images.
+        InvalidData: no data set has this name, it cannot be read, or a class has too few images.
     """
-    if name not in DATA_SETS:
-        raise InvalidData(f"There is no data set '{name}'. Known data sets: {', '.join(DATA_SETS)}.")
-    pixels, labels, flip = DATA_SETS[name](input_size)
-    parts = _split(labels.numpy(), validation_per_class=validation_per_class, rng=np.random.default_rng(seed))
-    learned = pixels[parts[0]].double()
-    mean, deviation = learned.mean(dim=(0, 1, 2)).float(), learned.std(dim=(0, 1, 2)).float()
-    train, validation, test = (PixelImages(pixels[part], labels[part], mean, deviation, flip) for part in parts)
+    kind, _, path = name.partition(":")
+    if name not in KNOWN and (f"{kind}:PATH" not in KNOWN or not path):
+        raise InvalidData(f"There is no data set '{name}'. Known data sets: {', '.join(KNOWN)}.")
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise InvalidData(f"There is nothing at {place}. Give the path of the data set: --data {kind}:PATH.")
+    drawing = Drawing(validation_per_class, train_per_class, seed)
+    if kind in PIXEL_SETS:
+        return _in_memory(name, PIXEL_SETS[kind](place, input_size), drawing)
+    return _on_demand(
+        name,
+        PHOTO_SETS[kind](place),
+        drawing,
+        input_size=input_size,
+        known=known,
+        progress=progress or ConsoleProgress(),
+    )
+
+
+def _in_memory(name: str, data: PixelSet, drawing: Drawing) -> ImageData:
+    """Normalised by the statistics of what is trained on."""
+    first = len(data.train.labels)
+    tests = None if data.test is None else np.arange(first, first + len(data.test.labels))
+    splits = split(data.train.labels.numpy(), np.arange(first), tests, classes=data.classes, drawing=drawing)
+    everything = (
+        data.train
+        if data.test is None
+        else Pixels(*(torch.cat(pair) for pair in zip(data.train, data.test, strict=True)))
+    )
+    mean, deviation = _statistics(everything.pixels[torch.from_numpy(splits.train)])
+    train, validation, test = (
+        PixelImages(everything.pixels[part], everything.labels[part], mean, deviation, data.flip) for part in splits
+    )
     return ImageData(
         name=name,
-        classes=int(labels.max()) + 1,
+        classes=len(data.classes),
         train=train,
         validation=validation,
         test=test,
         fingerprint=_fingerprint(train, validation, test),
+        validation_indices_sha256=_sha256(splits.validation),
     )
 
 
-def _split(
-    labels: NDArray[np.int64], *, validation_per_class: int, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of training, validation and test images: each class is split alike, and the order is shuffled."""
-    train, validation, test = [], [], []
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        tests = round(TEST_FRACTION * len(members))
-        if len(members) - tests <= validation_per_class:
-            raise InvalidData(
-                f"Class {label} has {len(members) - tests} images to train and validate on, which leaves none to train"
-                f" on with validation_per_class = {validation_per_class}. Use a smaller number."
-            )
-        test.append(members[:tests])
-        validation.append(members[tests : tests + validation_per_class])
-        train.append(members[tests + validation_per_class :])
-    return (
-        rng.permutation(np.concatenate(train)),
-        rng.permutation(np.concatenate(validation)),
-        rng.permutation(np.concatenate(test)),
+def _on_demand(
+    name: str,
+    data: PhotoSet,
+    drawing: Drawing,
+    *,
+    input_size: int,
+    known: DecodingPass | None,
+    progress: ConsoleProgress,
+) -> ImageData:
+    photos = data.everything
+    listing = photos.listing(range(len(photos.names)))
+    if known is None or known.listing != listing:
+        with progress.task("decoding every image once", len(photos.names)) as advance:
+            known = DecodingPass(listing, decode_all(photos, advance=advance))
+    if known.damaged:
+        progress.say(f"left out {len(known.damaged)} images that do not decode: {first_few(known.damaged)}")
+    whole = np.array([name not in known.damaged for name in photos.names])
+    in_train = np.arange(len(whole)) < len(data.train.names)
+    splits = split(
+        photos.labels,
+        np.flatnonzero(whole & in_train),
+        np.flatnonzero(whole & ~in_train),
+        classes=data.classes,
+        drawing=drawing,
     )
+    train, validation, test = (PhotoImages(photos, torch.from_numpy(part), input_size) for part in splits)
+    return ImageData(
+        name=name,
+        classes=len(data.classes),
+        train=train,
+        validation=validation,
+        test=test,
+        fingerprint=hashlib.sha256("".join(photos.listing(part) for part in splits).encode()).hexdigest(),
+        validation_indices_sha256=_sha256(splits.validation),
+        decoding=known,
+    )
+
+
+def _statistics(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (3,) of pixels (N, H, W, 3), from counts of their 256 values."""
+    counts = torch.zeros((3, 256), dtype=torch.float64)
+    for part in torch.split(pixels, 1000):
+        for channel in range(3):
+            counts[channel] += torch.bincount(part[..., channel].flatten(), minlength=256)
+    values, total = torch.arange(256, dtype=torch.float64), counts[0].sum()
+    mean = counts @ values / total
+    variance = (counts * (values - mean[:, None]) ** 2).sum(dim=1) / (total - 1)
+    return mean.float(), variance.sqrt().float()
 
 
 def _fingerprint(*parts: PixelImages) -> str:
@@ -96,14 +175,5 @@ def _fingerprint(*parts: PixelImages) -> str:
     return digest.hexdigest()
 
 
-def _digits(input_size: int) -> _Pixels:
-    """1,797 handwritten digits of 8x8 grey pixels (UCI optical recognition), which scikit-learn brings along."""
-    digits = load_digits()
-    grey = torch.from_numpy(digits.images).float().unsqueeze(1) * (255 / 16)  # (N, 1, 8, 8) of 0 to 255
-    resized = F.interpolate(grey, size=(input_size, input_size), mode="bilinear", align_corners=False)
-    pixels = resized.round().to(torch.uint8).permute(0, 2, 3, 1).repeat(1, 1, 1, 3)
-    return _Pixels(pixels, torch.from_numpy(digits.target).long(), flip=False)
-
-
-# Name to a function that makes square images of this many pixels a side.
-DATA_SETS: dict[str, Callable[[int], _Pixels]] = {"digits": _digits}
+def _sha256(indices: NDArray[np.int64]) -> str:
+    return hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()

@@ -2,7 +2,8 @@
 
 SearchError
 ├── InvalidSpace              a search space that cannot be built (also a ValueError)
-├── InvalidData               no such data set
+├── InvalidData               no such data set, or one that cannot be used
+├── WorkersLost               a process that decodes images is gone
 ├── NoFeasibleArchitecture    nothing in the space satisfies the latency bounds
 ├── TrainingDiverged          the loss is no longer a number
 ├── InvalidCheckpoint         a checkpoint that training cannot go on from
@@ -24,6 +25,10 @@ class InvalidSpace(SearchError, ValueError):
 
 
 class InvalidData(SearchError):
+    pass
+
+
+class WorkersLost(SearchError):
     pass
 
 

@@ -60,9 +60,11 @@ class Search:
     table: Table | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.data = self.config.load_data()
+        self.data = self.config.load_data(known=self.directory.decoding(), progress=self.progress)
+        if self.data.decoding is not None:
+            self.directory.save_decoding(self.data.decoding)
         self.space = self.config.load_space(classes=self.data.classes)
-        self.directory.record_data(self.data.name, self.data.fingerprint)
+        self.directory.record_data(self.data.record())
         self.table = self.directory.table
 
     def run(self) -> Path:

@@ -1,6 +1,6 @@
 """A search's directory: plain files, each written whole or not at all, from which a search goes on after any stop.
 
-config.toml  data.json  table.json  measured.json  report.html  figures/  final.json
+config.toml  data.json  decoding.json  table.json  measured.json  report.html  figures/  final.json
 stage-K/  space.json  training.jsonl  supernet.safetensors  history.jsonl  search.jsonl  distribution.json
 """
 
@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from latency_contract.tables import Latency, Table
 from search_client import config
 from search_client.config import SearchConfig
+from search_client.decoding import DecodingPass
 from search_client.durable_files import write_text
 from search_client.errors import AnotherSearch
 from search_client.pruning import OperatorDistribution
@@ -59,6 +60,11 @@ class RunFiles:
             return dict(json.loads(self.final.read_text()))
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} does not hold a finished search: {error}.") from error
+
+    def decoding(self) -> DecodingPass | None:
+        """What an earlier pass over all images found; None if there was none."""
+        path = self.path / "decoding.json"
+        return TypeAdapter(DecodingPass).validate_json(path.read_text()) if path.exists() else None
 
     def measured(self) -> dict[str, Latency]:
         """Latencies of whole networks by their ids, as far as they were measured."""
@@ -133,9 +139,13 @@ class RunDirectory(RunFiles):
         stage.path.mkdir(exist_ok=True)
         return stage
 
-    def record_data(self, name: str, sha256: str) -> None:
+    def record_data(self, record: Mapping[str, Any]) -> None:
         """Raises AnotherSearch if the search began with other images."""
-        write_or_match(self.path / "data.json", {"name": name, "sha256": sha256})
+        write_or_match(self.path / "data.json", record)
+
+    def save_decoding(self, decoding: DecodingPass) -> None:
+        """Kept apart from what belongs to a search's settings: these may be corrected without another pass."""
+        write_json(self.path / "decoding.json", asdict(decoding))
 
     def save_measured(self, latencies: Mapping[str, Latency]) -> None:
         write_json(self.path / "measured.json", {key: one.model_dump(mode="json") for key, one in latencies.items()})

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from search_client.data import TEST_FRACTION, ImageData, load_data
+from search_client.data import ImageData, load_data
 from search_client.errors import InvalidData
 from search_client.images import ImageSet
+from search_client.splits import TEST_FRACTION
 
 
 @pytest.fixture(scope="module")

@@ -30,10 +30,10 @@ def test_the_same_settings_take_up_the_search(tmp_path: Path) -> None:
 def test_settings_may_be_corrected_until_something_is_measured_or_trained(tmp_path: Path) -> None:
     """A typo in the first command must not cost the directory."""
     with RunDirectory(tmp_path / "run", settings(seed=1)) as directory:
-        directory.record_data("digits", "1" * 64)
+        directory.record_data({"sha256": "1" * 64})
         directory.stage(1).record_space(load_space(TINY))
     with RunDirectory(tmp_path / "run", settings(seed=2)) as directory:
-        directory.record_data("digits", "2" * 64)
+        directory.record_data({"sha256": "2" * 64})
         assert "seed = 2" in (directory.path / "config.toml").read_text()
 
 
@@ -45,10 +45,10 @@ def test_a_search_stopped_in_its_very_first_write_can_be_started_again(tmp_path:
 
 def test_other_data_or_another_space_than_the_search_began_with_are_refused(tmp_path: Path) -> None:
     with RunDirectory(tmp_path / "run", settings()) as directory:
-        directory.record_data("digits", "1" * 64)
-        directory.record_data("digits", "1" * 64)
+        directory.record_data({"sha256": "1" * 64})
+        directory.record_data({"sha256": "1" * 64})
         with pytest.raises(AnotherSearch, match=r"data\.json says that this search began with something else"):
-            directory.record_data("digits", "2" * 64)
+            directory.record_data({"sha256": "2" * 64})
         space = load_space(TINY)
         directory.stage(1).record_space(space)
         reordered = [replace(layer, choices=layer.choices[::-1]) for layer in space.layers]
