@@ -21,6 +21,9 @@ from search_client.search_problem import SearchBudget
 from search_client.spaces import SearchSpace, load_space, space_recipe
 from search_client.training import TrainingRecipe
 
+# A search may be taken up with other values of these. Which device it is for is said by its table.
+CHANGE_NO_RESULT = {"device", "evaluation_memory_mb"}
+
 
 class SearchConfig(Contract):
     """Every setting of a search; defaults are those of section 4.1 of the paper."""
@@ -48,6 +51,7 @@ class SearchConfig(Contract):
     pruning_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.01  # P_th
     max_rank: Annotated[int, Field(ge=2)] = 10  # nondomination ranks below it count for pruning
     calibration_images: Annotated[int, Field(ge=2)] = 512  # for the batch-norm statistics of a candidate
+    evaluation_memory_mb: Annotated[int, Field(ge=0)] = 2048  # see SupernetOracle; changes no result
     finals: Annotated[int, Field(ge=1)] = 5  # architectures to return where no targets are given
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 

@@ -20,7 +20,7 @@ from latency_contract.operators import Network
 from latency_contract.tables import Latency, Purpose, Table
 from search_client import figures, report
 from search_client.ces import constrained_evolutionary_search, nondomination_ranks
-from search_client.config import SearchConfig
+from search_client.config import CHANGE_NO_RESULT, SearchConfig
 from search_client.data import ImageData
 from search_client.errors import ProtocolChanged
 from search_client.latencies import LatencyService, additive_latency, predict
@@ -201,7 +201,7 @@ class Search:
         found = [item.architecture for item in finals.values()]
         test_accuracies = self._oracle(last.supernet, split="test").evaluate(found)
         final = {
-            "config": self.config.model_dump(mode="json", exclude={"device"}),  # the device is named below
+            "config": self.config.model_dump(mode="json", exclude=CHANGE_NO_RESULT),
             "data_sha256": self.data.fingerprint,
             "device_model": table.device_model,
             "table": {"table_id": table.table_id, "version": table.version},
@@ -281,6 +281,7 @@ class Search:
             self.data,
             calibration_images=self.config.calibration_images,
             batch_size=ORACLE_BATCH_SIZE,
+            memory_mb=self.config.evaluation_memory_mb,
             split=split,
             seed=self.config.seed,
         )

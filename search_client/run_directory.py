@@ -247,7 +247,7 @@ def _must_be_the_same(saved: SearchConfig, asked: SearchConfig, path: Path) -> N
     different = [
         f"{name} is {before[name]} there and {now[name]} here"
         for name in before
-        if name != "device" and before[name] != now[name]  # the table says which device it is
+        if name not in config.CHANGE_NO_RESULT and before[name] != now[name]
     ]
     if different:
         raise AnotherSearch(
