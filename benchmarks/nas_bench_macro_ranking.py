@@ -40,7 +40,7 @@ from search_client.training import EpochRecord, TrainingRecipe, train_supernet
 
 SHARED_DATA = Path(os.environ.get("PADNAS_SHARED_DATA", "../shared/data"))
 SEEDS = (0, 1, 2)
-SAMPLE = 120  # architectures
+SAMPLE = 100  # architectures
 FIRST_LEARNING_RATE = 0.5 / 1024  # for each image of a batch, as in the paper
 LATER_LEARNING_RATE = 0.1 / 1024
 
@@ -59,7 +59,7 @@ class Scale:
 
 
 IN_FULL = Scale(32, 1.0, None, 500, 2048, 256, 240, 64, 20)
-ON_A_CPU = Scale(16, 0.5, 1000, 100, 512, 128, 30, 24, 8)
+ON_A_CPU = Scale(16, 0.5, 500, 50, 512, 128, 36, 24, 8)
 QUICK = Scale(16, 0.5, 30, 10, 64, 64, 6, 8, 2)
 
 
