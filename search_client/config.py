@@ -6,7 +6,7 @@ space, the paper.
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
@@ -36,6 +36,7 @@ class SearchConfig(Contract):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     population: Annotated[int, Field(ge=2)] = 64
     iterations: Annotated[int, Field(ge=0)] = 40
+    final_search: Literal["ces", "spos", "random"] = "ces"  # algorithm of the last stage (line 10 of Algorithm 1)
     pruning_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.01  # P_th
     max_rank: Annotated[int, Field(ge=2)] = 10  # nondomination ranks below it count for pruning
     calibration_images: Annotated[int, Field(ge=2)] = 512  # for the batch-norm statistics of a candidate

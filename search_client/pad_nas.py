@@ -18,7 +18,8 @@ from latency_contract.connection import ServiceUnreachable
 from latency_contract.operators import Network
 from latency_contract.tables import Latency, Purpose, Table
 from search_client import figures, report
-from search_client.ces import constrained_evolutionary_search, nondomination_ranks
+from search_client.algorithms import ALGORITHMS
+from search_client.ces import nondomination_ranks
 from search_client.config import SearchConfig
 from search_client.data import ImageData, load_data
 from search_client.errors import ProtocolChanged
@@ -128,7 +129,8 @@ class Search:
                 best = max([best, *(item.accuracy for item in newest)])
                 advance(generation + 1, f"best one-shot accuracy {best:.1%}")
 
-            evaluated = constrained_evolutionary_search(
+            last = number == self.config.stages - 1
+            evaluated = ALGORITHMS[self.config.final_search if last else "ces"](
                 space,
                 latency=latency,
                 oracle=self._oracle(supernet),
