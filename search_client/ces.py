@@ -92,6 +92,13 @@ def nondomination_ranks(evaluated: Sequence[Evaluated]) -> NDArray[np.int64]:
     return np.asarray(ranks, dtype=np.int64) + 1
 
 
+def pareto_front(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
+    """The architectures of rank 1, the fastest first."""
+    ranks = nondomination_ranks(evaluated)
+    front = [item for item, rank in zip(evaluated, ranks, strict=True) if rank == 1]
+    return sorted(front, key=lambda item: (item.latency_ms, -item.accuracy))
+
+
 def _objectives(evaluated: Sequence[Evaluated]) -> NDArray[np.float64]:
     """(N, 2), both to be minimised: latency in ms, error in [0, 1]."""
     return np.array([(item.latency_ms, 1 - item.accuracy) for item in evaluated])

@@ -83,6 +83,11 @@ def search(
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings")] = None,
     latency_min: Annotated[float | None, typer.Option(help="lower bound in ms")] = None,
     latency_max: Annotated[float | None, typer.Option(help="upper bound in ms")] = None,
+    latency_targets: Annotated[
+        str | None, typer.Option(help="ms, with commas: the most accurate network under each, in one search")
+    ] = None,
+    input_size: Annotated[int | None, typer.Option(help="pixels of an image's side, instead of the space's")] = None,
+    width: Annotated[float | None, typer.Option(help="times the channels of the space")] = None,
     stages: Annotated[int | None, typer.Option(help="M of the paper: the space is pruned M - 2 times")] = None,
     epochs: Annotated[str | None, typer.Option(help="of each training, with commas: 120,80,40")] = None,
     learning_rates: Annotated[str | None, typer.Option(help="of each training, with commas: 0.5,0.1,0.1")] = None,
@@ -108,6 +113,9 @@ def search(
         "device": device,
         "latency_min_ms": latency_min,
         "latency_max_ms": latency_max,
+        "latency_targets_ms": _numbers(latency_targets, float),
+        "input_size": input_size,
+        "width": width,
         "stages": stages,
         "epochs": _numbers(epochs, int),
         "learning_rates": _numbers(learning_rates, float),
@@ -322,6 +330,69 @@ def measure(
             f"{latency.latency_ms:.4f} ms ({latency.low_ms:.4f} to {latency.high_ms:.4f}), {latency.verdict}"
             f" after {latency.rounds} rounds"
         )
+
+
+@app.command(epilog="Example: padnas-client train --from runs/demo --name 1")
+@errors_are_sentences
+def train(
+    from_run: Annotated[Path, typer.Option("--from", help="directory of a finished search")],
+    name: Annotated[str | None, typer.Option(help="which architecture of final.json; default: the first")] = None,
+    spread: Annotated[
+        int | None, typer.Option(min=2, help="instead: so many, spread along the last stage's Pareto front")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="data set; default: the search's")] = None,
+    epochs: Annotated[int | None, typer.Option(help="default: as many as the search's supernets in all")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="default: that of the first supernet")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="default: the search's")] = None,
+    seed: Annotated[int, typer.Option(help="of weights and order; the split is the search's")] = 0,
+    out: Annotated[Path | None, typer.Option(help="directory; default: standalone/ in that of the search")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train found architectures alone, from scratch, and score them on the test images. The same command resumes."""
+    from dataclasses import replace
+
+    from search_client.progress import ConsoleProgress
+    from search_client.run_directory import RunFiles
+    from search_client.standalone import final_architecture, spread_along_front, train_alone
+
+    run = RunFiles(from_run)
+    config = run.config()
+    if name is not None and spread is not None:
+        raise ValueError("Give --name or --spread, not both.")
+    if spread is None:
+        found = [final_architecture(run, name or run.finished()["architectures"][0]["name"])]
+    else:
+        found = spread_along_front(run.stages()[-1].history(), count=spread)
+    progress = ConsoleProgress()
+    images = config.model_copy(update={"data": data or config.data}).load_data(known=run.decoding(), progress=progress)
+    recipe = replace(
+        config.training(1),
+        epochs=epochs or sum(config.epochs),
+        learning_rate=learning_rate or config.learning_rates[0],
+        batch_size=batch_size or config.batch_size,
+    )
+    results = [
+        train_alone(
+            one,
+            config.load_space(classes=images.classes),
+            images,
+            recipe=recipe,
+            seed=seed,
+            directory=(out or run.standalone) / one.name,
+            progress=progress,
+        )
+        for one in found
+    ]
+    if as_json:
+        typer.echo(json.dumps(results))
+        return
+    lines = Lines("", "one-shot", "validation", "test", "predicted ms", "MACs", box=None)
+    for result in results:
+        shares = (result["one_shot_accuracy"], result["validation_accuracy"], result["test_accuracy"])
+        latency, macs = f"{result['predicted_latency_ms']:.3f}", f"{result['macs'] / 1e6:.2f} M"
+        lines.add_row(result["name"], *(f"{share:.1%}" for share in shares), latency, macs)
+    output.print(lines)
+    output.print(str(out or run.standalone), soft_wrap=True)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A setting comes from, in this order: the command line, the file given with `--co
 space, the paper.
 """
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -13,9 +14,15 @@ from pydantic import Field, ValidationError, model_validator
 
 from latency_contract.canonical import Contract
 from latency_contract.errors import validation_sentence
+from search_client.data import ImageData, load_data
+from search_client.decoding import DecodingPass
+from search_client.progress import ConsoleProgress
 from search_client.search_problem import SearchBudget
-from search_client.spaces import space_recipe
+from search_client.spaces import SearchSpace, load_space, space_recipe
 from search_client.training import TrainingRecipe
+
+# A search may be taken up with other values of these. Which device it is for is said by its table.
+CHANGE_NO_RESULT = {"device", "evaluation_memory_mb"}
 
 
 class SearchConfig(Contract):
@@ -26,8 +33,11 @@ class SearchConfig(Contract):
     validation_per_class: Annotated[int, Field(ge=1)] = 50  # images of the training part
     train_per_class: Annotated[int, Field(ge=1)] | None = None  # at most so many of the others; None: all
     device: str | None = None  # None: the only one that the service knows
+    input_size: Annotated[int, Field(ge=1)] | None = None  # pixels of a side; None: the space's
+    width: Annotated[float, Field(gt=0)] = 1.0  # times the channels of the space
     latency_min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: see pad_nas.latency_bounds
     latency_max_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    latency_targets_ms: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()  # one final for each
     stages: Annotated[int, Field(ge=2, le=10)] = 4  # M
     epochs: tuple[Annotated[int, Field(ge=1)], ...] = (120, 80, 40)  # of each training, M - 1 of them
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...] = (0.5, 0.1, 0.1)
@@ -35,12 +45,14 @@ class SearchConfig(Contract):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 4e-5
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = None  # None: gradients are not clipped
     population: Annotated[int, Field(ge=2)] = 64
     iterations: Annotated[int, Field(ge=0)] = 40
     pruning_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.01  # P_th
     max_rank: Annotated[int, Field(ge=2)] = 10  # nondomination ranks below it count for pruning
     calibration_images: Annotated[int, Field(ge=2)] = 512  # for the batch-norm statistics of a candidate
-    finals: Annotated[int, Field(ge=1)] = 5  # architectures to return
+    evaluation_memory_mb: Annotated[int, Field(ge=0)] = 2048  # see SupernetOracle; changes no result
+    finals: Annotated[int, Field(ge=1)] = 5  # architectures to return where no targets are given
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @model_validator(mode="after")
@@ -53,6 +65,9 @@ class SearchConfig(Contract):
         low_ms, high_ms = self.latency_min_ms, self.latency_max_ms
         if low_ms is not None and high_ms is not None and low_ms > high_ms:
             raise ValueError(f"latency_min_ms {low_ms:g} is above latency_max_ms {high_ms:g}")
+        for target_ms in self.latency_targets_ms:
+            if target_ms < (low_ms or 0) or target_ms > (high_ms or math.inf):
+                raise ValueError(f"the latency target {target_ms:g} ms is outside the latency bounds")
         return self
 
     @property
@@ -68,6 +83,22 @@ class SearchConfig(Contract):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             label_smoothing=self.label_smoothing,
+            max_gradient_norm=self.max_gradient_norm,
+        )
+
+    def load_space(self, *, classes: int | None = None) -> SearchSpace:
+        return load_space(self.space, input_size=self.input_size, width=self.width, classes=classes)
+
+    def load_data(self, *, known: DecodingPass | None, progress: ConsoleProgress) -> ImageData:
+        """Photos are not looked through again where `known` says what is in them. Raises InvalidData."""
+        return load_data(
+            self.data,
+            input_size=self.load_space().stem.height,
+            validation_per_class=self.validation_per_class,
+            train_per_class=self.train_per_class,
+            seed=self.seed,
+            known=known,
+            progress=progress,
         )
 
     def to_toml(self) -> str:

@@ -5,6 +5,7 @@ anywhere and started again with the same directory ends with the same `final.jso
 """
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,16 +20,16 @@ from latency_contract.operators import Network
 from latency_contract.tables import Latency, Purpose, Table
 from search_client import figures, report
 from search_client.ces import constrained_evolutionary_search, nondomination_ranks
-from search_client.config import SearchConfig
-from search_client.data import ImageData, load_data
+from search_client.config import CHANGE_NO_RESULT, SearchConfig
+from search_client.data import ImageData
 from search_client.errors import ProtocolChanged
 from search_client.latencies import LatencyService, additive_latency, predict
-from search_client.oracle import SupernetOracle
+from search_client.oracle import SupernetOracle, TimedOracle
 from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution, operator_distribution, prune
-from search_client.run_directory import RunDirectory, write_json
+from search_client.run_directory import GenerationRecord, RunDirectory, write_json
 from search_client.search_problem import Evaluated, LatencyBounds
-from search_client.spaces import SearchSpace, load_space
+from search_client.spaces import SearchSpace
 from search_client.supernet import Supernet
 from search_client.training import EpochRecord, train_supernet
 
@@ -59,19 +60,10 @@ class Search:
     table: Table | None = field(init=False)
 
     def __post_init__(self) -> None:
-        input_size = load_space(self.config.space).stem.height
-        self.data = load_data(
-            self.config.data,
-            input_size=input_size,
-            validation_per_class=self.config.validation_per_class,
-            train_per_class=self.config.train_per_class,
-            seed=self.config.seed,
-            known=self.directory.decoding(),
-            progress=self.progress,
-        )
+        self.data = self.config.load_data(known=self.directory.decoding(), progress=self.progress)
         if self.data.decoding is not None:
             self.directory.save_decoding(self.data.decoding)
-        self.space = load_space(self.config.space, classes=self.data.classes)
+        self.space = self.config.load_space(classes=self.data.classes)
         self.directory.record_data(self.data.record())
         self.table = self.directory.table
 
@@ -126,17 +118,25 @@ class Search:
         known = {item.architecture: item.accuracy for item in directory.history()}
         with self.progress.task(f"stage {number}: searching", self.config.iterations + 1) as advance:
             best = 0.0
+            oracle = TimedOracle(self._oracle(supernet))
+            last, last_oracle_s = time.perf_counter(), 0.0
 
             def on_generation(generation: int, newest: Sequence[Evaluated]) -> None:
-                nonlocal best
-                directory.append_history([item for item in newest if item.architecture not in known])
+                nonlocal best, last, last_oracle_s
+                if new := [item for item in newest if item.architecture not in known]:
+                    directory.append_history(new)
+                    now = time.perf_counter()
+                    directory.append_generation(
+                        GenerationRecord(generation, len(new), now - last, oracle.seconds - last_oracle_s)
+                    )
+                last, last_oracle_s = time.perf_counter(), oracle.seconds
                 best = max([best, *(item.accuracy for item in newest)])
                 advance(generation + 1, f"best one-shot accuracy {best:.1%}")
 
             evaluated = constrained_evolutionary_search(
                 space,
                 latency=latency,
-                oracle=self._oracle(supernet),
+                oracle=oracle,
                 bounds=self._bounds(),
                 budget=self.config.budget,
                 seed=self._seed("search", number),
@@ -172,6 +172,8 @@ class Search:
         bounds = self._bounds()
         low_ms, high_ms = attainable_ms = additive_latency(self.space, self.table).attainable()
         bounds.must_overlap(attainable_ms)
+        for target_ms in self.config.latency_targets_ms:
+            LatencyBounds(min(bounds.min_ms, target_ms), target_ms).must_overlap(attainable_ms)
         self.directory.save_table(self.table)
         self.progress.say(
             f"table version {self.table.version} of {self.table.device_model}: architectures take {low_ms:.3f} to"
@@ -193,12 +195,13 @@ class Search:
     def _finish(self, stages: Sequence[Stage]) -> Path:
         """Measure the final architectures whole (line 11), and write everything down."""
         table, bounds, last = self._complete_table(), self._bounds(), stages[-1]
-        finals = final_architectures(last.evaluated, count=self.config.finals)
-        networks = [last.space.network(item.architecture) for item in finals]
+        finals = self._final_architectures(last.evaluated)
+        networks = [last.space.network(item.architecture) for item in finals.values()]
         measured = self._measured_whole(networks)
-        test_accuracies = self._oracle(last.supernet, split="test").evaluate([item.architecture for item in finals])
+        found = [item.architecture for item in finals.values()]
+        test_accuracies = self._oracle(last.supernet, split="test").evaluate(found)
         final = {
-            "config": self.config.model_dump(mode="json", exclude={"device"}),  # the device is named below
+            "config": self.config.model_dump(mode="json", exclude=CHANGE_NO_RESULT),
             "data_sha256": self.data.fingerprint,
             "device_model": table.device_model,
             "table": {"table_id": table.table_id, "version": table.version},
@@ -215,7 +218,7 @@ class Search:
             ],
             "architectures": [
                 {
-                    "name": str(place),
+                    "name": name,
                     "choices": dict(zip((layer.name for layer in last.space.layers), item.architecture, strict=True)),
                     "predicted_latency": predict(network, table)._asdict(),
                     "measured_latency": latency.model_dump(mode="json", exclude={"measured_at"}),
@@ -225,14 +228,26 @@ class Search:
                     "parameters": network.parameters,
                     "network": network.model_dump(mode="json"),
                 }
-                for place, (item, network, latency, test_accuracy) in enumerate(
-                    zip(finals, networks, measured, test_accuracies, strict=True), start=1
+                for (name, item), network, latency, test_accuracy in zip(
+                    finals.items(), networks, measured, test_accuracies, strict=True
                 )
             ],
         }
         self._draw(final, stages)
         write_json(self.directory.final, final)  # the last file: where it is, the search is finished
         return self.directory.final
+
+    def _final_architectures(self, evaluated: Sequence[Evaluated]) -> dict[str, Evaluated]:
+        if not self.config.latency_targets_ms:
+            best = most_accurate(evaluated, count=self.config.finals)
+            return {str(place): item for place, item in enumerate(best, start=1)}
+        best_for = best_under_targets(evaluated, self.config.latency_targets_ms)
+        for target_ms in set(self.config.latency_targets_ms) - set(best_for):
+            self.progress.say(f"nothing faster than the latency target {target_ms:g} ms was found within the bounds")
+        if not best_for:
+            attainable_ms = additive_latency(self.space, self._complete_table()).attainable()
+            raise LatencyBounds(self._bounds().min_ms, max(self.config.latency_targets_ms)).infeasible(attainable_ms)
+        return {f"{target_ms:g}ms": item for target_ms, item in best_for.items()}
 
     def _measured_whole(self, networks: Sequence[Network]) -> list[Latency]:
         """Latencies of whole networks, kept in the directory so that a search stopped here does not ask again."""
@@ -248,6 +263,7 @@ class Search:
 
     def _draw(self, final: dict[str, Any], stages: Sequence[Stage]) -> None:
         folder = self.directory.figures
+        folder.mkdir(exist_ok=True)
         figures.draw_pareto(folder / "pareto.png", final, {stage.number: stage.evaluated for stage in stages})
         figures.draw_distributions(
             folder / "distribution.png",
@@ -265,6 +281,7 @@ class Search:
             self.data,
             calibration_images=self.config.calibration_images,
             batch_size=ORACLE_BATCH_SIZE,
+            memory_mb=self.config.evaluation_memory_mb,
             split=split,
             seed=self.config.seed,
         )
@@ -302,7 +319,7 @@ def latency_bounds(min_ms: float | None, max_ms: float | None, *, attainable_ms:
     return LatencyBounds(min_ms, max(high_ms, min_ms) if max_ms is None else max_ms)
 
 
-def final_architectures(evaluated: Sequence[Evaluated], *, count: int) -> list[Evaluated]:
+def most_accurate(evaluated: Sequence[Evaluated], *, count: int) -> list[Evaluated]:
     """The Pareto front first, on it the most accurate first (line 11 of Algorithm 1); then the next front, and so on.
 
     The first is the architecture of highest accuracy, of equals the fastest.
@@ -312,3 +329,13 @@ def final_architectures(evaluated: Sequence[Evaluated], *, count: int) -> list[E
         zip(ranks, evaluated, strict=True), key=lambda pair: (pair[0], -pair[1].accuracy, pair[1].latency_ms)
     )
     return [item for _, item in order[:count]]
+
+
+def best_under_targets(evaluated: Sequence[Evaluated], targets_ms: Sequence[float]) -> dict[float, Evaluated]:
+    """For each latency target that anything meets, the most accurate architecture that does; of equals the fastest."""
+    best = {}
+    for target_ms in sorted(set(targets_ms)):
+        fast_enough = [item for item in evaluated if item.latency_ms <= target_ms]
+        if fast_enough:
+            best[target_ms] = min(fast_enough, key=lambda item: (-item.accuracy, item.latency_ms))
+    return best

@@ -1,14 +1,14 @@
 """A search's directory: plain files, each written whole or not at all, from which a search goes on after any stop.
 
 config.toml  data.json  decoding.json  table.json  measured.json  report.html  figures/  final.json
-stage-K/  space.json  training.jsonl  supernet.safetensors  history.jsonl  distribution.json
+stage-K/  space.json  training.jsonl  supernet.safetensors  history.jsonl  search.jsonl  distribution.json
 """
 
 import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -29,7 +29,78 @@ from search_client.training import EpochRecord
 BEFORE_THE_SETTINGS = {".lock", "config.toml.unfinished"}  # what a search leaves that was stopped in its first write
 
 
-class RunDirectory:
+@dataclass(frozen=True)
+class GenerationRecord:
+    """What one generation of a search cost; generations that a resumed search only looks up are not recorded."""
+
+    generation: int
+    evaluated: int  # architectures
+    seconds: float
+    oracle_seconds: float  # of these, spent on accuracies
+
+
+class RunFiles:
+    """The files of a search, to be read; it may still be running."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def final(self) -> Path:
+        """Exists exactly when the search is finished."""
+        return self.path / "final.json"
+
+    def config(self) -> SearchConfig:
+        """Raises ValueError where there is no search."""
+        return config.load(self.path / "config.toml")
+
+    def finished(self) -> dict[str, Any]:
+        """What `final.json` holds. Raises ValueError where there is no finished search."""
+        try:
+            return dict(json.loads(self.final.read_text()))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.path} does not hold a finished search: {error}.") from error
+
+    def decoding(self) -> DecodingPass | None:
+        """What an earlier pass over all images found; None if there was none."""
+        path = self.path / "decoding.json"
+        return TypeAdapter(DecodingPass).validate_json(path.read_text()) if path.exists() else None
+
+    def measured(self) -> dict[str, Latency]:
+        """Latencies of whole networks by their ids, as far as they were measured."""
+        path = self.path / "measured.json"
+        return TypeAdapter(dict[str, Latency]).validate_json(path.read_text()) if path.exists() else {}
+
+    @property
+    def table(self) -> Table | None:
+        path = self.path / "table.json"
+        return Table.model_validate_json(path.read_text()) if path.exists() else None
+
+    @property
+    def device_model(self) -> str | None:
+        """The device that this search began with; None while it has no table."""
+        table = self.table
+        return None if table is None else table.device_model
+
+    def stage(self, number: int) -> "StageDirectory":
+        return StageDirectory(self.path / f"stage-{number}")
+
+    def stages(self) -> "list[StageDirectory]":
+        """Those that have begun, in order."""
+        numbers = range(1, 1 + len(list(self.path.glob("stage-*"))))
+        return [self.stage(number) for number in numbers]
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def standalone(self) -> Path:
+        """One directory for each architecture that was trained alone."""
+        return self.path / "standalone"
+
+
+class RunDirectory(RunFiles):
     """Open it for one search; a second process that opens it is refused."""
 
     def __init__(self, path: Path, settings: SearchConfig) -> None:
@@ -38,9 +109,9 @@ class RunDirectory:
         Raises:
             AnotherSearch: the directory belongs to a search with other settings, or one is running in it.
         """
-        self.path = path
+        super().__init__(path)
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(path)
+        self._lock = lock(path)
         saved = path / "config.toml"
         if saved.exists() and self._has_something_to_lose():
             _must_be_the_same(config.load(saved), settings, path)
@@ -63,54 +134,24 @@ class RunDirectory:
         """Until something is measured or trained, settings may still be corrected."""
         return (self.path / "table.json").exists() or (self.path / "stage-1" / "supernet.safetensors").exists()
 
-    @property
-    def final(self) -> Path:
-        """Exists exactly when the search is finished."""
-        return self.path / "final.json"
+    def stage(self, number: int) -> "StageDirectory":
+        stage = super().stage(number)
+        stage.path.mkdir(exist_ok=True)
+        return stage
 
     def record_data(self, record: Mapping[str, Any]) -> None:
         """Raises AnotherSearch if the search began with other images."""
-        _write_or_match(self.path / "data.json", record)
-
-    def decoding(self) -> DecodingPass | None:
-        """What an earlier pass over all images found; None if there was none."""
-        path = self.path / "decoding.json"
-        return TypeAdapter(DecodingPass).validate_json(path.read_text()) if path.exists() else None
+        write_or_match(self.path / "data.json", record)
 
     def save_decoding(self, decoding: DecodingPass) -> None:
         """Kept apart from what belongs to a search's settings: these may be corrected without another pass."""
         write_json(self.path / "decoding.json", asdict(decoding))
 
-    def measured(self) -> dict[str, Latency]:
-        """Latencies of whole networks by their ids, as far as they were measured."""
-        path = self.path / "measured.json"
-        return TypeAdapter(dict[str, Latency]).validate_json(path.read_text()) if path.exists() else {}
-
     def save_measured(self, latencies: Mapping[str, Latency]) -> None:
         write_json(self.path / "measured.json", {key: one.model_dump(mode="json") for key, one in latencies.items()})
 
-    @property
-    def table(self) -> Table | None:
-        path = self.path / "table.json"
-        return Table.model_validate_json(path.read_text()) if path.exists() else None
-
-    @property
-    def device_model(self) -> str | None:
-        """The device that this search began with; None while it has no table."""
-        table = self.table
-        return None if table is None else table.device_model
-
     def save_table(self, table: Table) -> None:
         write_text(self.path / "table.json", table.model_dump_json(indent=1))
-
-    def stage(self, number: int) -> "StageDirectory":
-        return StageDirectory(self.path / f"stage-{number}")
-
-    @property
-    def figures(self) -> Path:
-        path = self.path / "figures"
-        path.mkdir(exist_ok=True)
-        return path
 
 
 class StageDirectory:
@@ -118,35 +159,51 @@ class StageDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(exist_ok=True)
 
     @property
     def checkpoint(self) -> Path:
         return self.path / "supernet.safetensors"
 
+    def space(self) -> SearchSpace:
+        return SearchSpace.from_json(json.loads((self.path / "space.json").read_text()))
+
     def record_space(self, space: SearchSpace) -> None:
         """Raises AnotherSearch if this stage began with another space."""
-        _write_or_match(self.path / "space.json", space.to_json() | {"size": space.size})
+        write_or_match(self.path / "space.json", space.to_json() | {"size": space.size})
+
+    def epochs(self) -> list[EpochRecord]:
+        return epochs(self.path)
 
     def save_epochs(self, records: Sequence[EpochRecord]) -> None:
         save_epochs(self.path, records)
 
     def history(self) -> list[Evaluated]:
-        """What was evaluated before this search was stopped. A line that was cut off is dropped, and forgotten."""
-        path = self.path / "history.jsonl"
-        if not path.exists():
-            return []
-        whole, separator, _ = path.read_text().rpartition("\n")
-        write_text(path, whole + separator)
-        lines = [json.loads(line) for line in whole.splitlines()]
+        """What was evaluated so far. A line that was cut off is dropped."""
+        lines = [json.loads(line) for line in _whole_lines(self.path / "history.jsonl")]
         return [Evaluated(**line | {"architecture": tuple(line["architecture"])}) for line in lines]
 
     def append_history(self, evaluated: Sequence[Evaluated]) -> None:
         _append_lines(self.path / "history.jsonl", [asdict(item) for item in evaluated])
 
+    def generations(self) -> list[GenerationRecord]:
+        return [GenerationRecord(**json.loads(line)) for line in _whole_lines(self.path / "search.jsonl")]
+
+    def append_generation(self, record: GenerationRecord) -> None:
+        _append_lines(self.path / "search.jsonl", [asdict(record)])
+
+    def distribution(self) -> OperatorDistribution:
+        named = json.loads((self.path / "distribution.json").read_text())
+        return tuple(named.values())
+
     def save_distribution(self, distribution: OperatorDistribution, space: SearchSpace) -> None:
         named = {layer.name: choices for layer, choices in zip(space.layers, distribution, strict=True)}
         write_json(self.path / "distribution.json", named)
+
+
+def epochs(directory: Path) -> list[EpochRecord]:
+    """What `training.jsonl` says of a training; empty where there was none."""
+    path = directory / "training.jsonl"
+    return [EpochRecord(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def save_epochs(directory: Path, records: Sequence[EpochRecord]) -> None:
@@ -159,7 +216,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def _write_or_match(path: Path, value: Any) -> None:
+def write_or_match(path: Path, value: Any) -> None:
     """Write a file that says what a search was begun with, or see that it says the same."""
     if not path.exists():
         write_json(path, value)
@@ -170,7 +227,15 @@ def _write_or_match(path: Path, value: Any) -> None:
         )
 
 
+def _whole_lines(path: Path) -> list[str]:
+    """Lines up to the last one that was written whole."""
+    return path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
+
+
 def _append_lines(path: Path, values: Sequence[Any]) -> None:
+    """Add lines; what is left of one that was cut off when a process was killed goes."""
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        write_text(path, "".join(line + "\n" for line in _whole_lines(path)))
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(value) + "\n" for value in values)
         file.flush()
@@ -182,7 +247,7 @@ def _must_be_the_same(saved: SearchConfig, asked: SearchConfig, path: Path) -> N
     different = [
         f"{name} is {before[name]} there and {now[name]} here"
         for name in before
-        if name != "device" and before[name] != now[name]  # the table says which device it is
+        if name not in config.CHANGE_NO_RESULT and before[name] != now[name]
     ]
     if different:
         raise AnotherSearch(
@@ -191,7 +256,7 @@ def _must_be_the_same(saved: SearchConfig, asked: SearchConfig, path: Path) -> N
         )
 
 
-def _lock(path: Path) -> int:
+def lock(path: Path) -> int:
     """Held until this process ends, however it ends."""
     descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -7,7 +7,7 @@ one choice per layer.
 import math
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import resources
@@ -145,6 +145,17 @@ class SearchSpace:
     def sample(self, rng: np.random.Generator) -> Architecture:
         """An architecture drawn uniformly, layer by layer."""
         return tuple(layer.choices[rng.integers(len(layer.choices))] for layer in self.layers)
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "SearchSpace":
+        """What `to_json` made."""
+        return cls(
+            document["name"],
+            Conv.model_validate(document["stem"]),
+            tuple(SpaceLayer(**layer | {"choices": tuple(layer["choices"])}) for layer in document["layers"]),
+            Head.model_validate(document["head"]),
+            Activation(document["activation"]),
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {

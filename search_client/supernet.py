@@ -31,22 +31,16 @@ class Supernet(nn.Module):
 
     def forward(self, x: Tensor, architecture: Architecture) -> Tensor:
         """Logits (N, classes) of images (N, 3, H, W) along one path."""
-        for module in self._path(architecture):
+        for module in self.path(architecture):
             x = module(x)
         return x
 
     def candidate(self, architecture: Architecture) -> nn.Sequential:
         """A copy of one path that shares nothing with the supernet; its modules are those of `build_network`.
 
-        Its batch-norm statistics are empty, and become the plain average over the batches that it is shown in
-        training mode.
+        Its batch-norm statistics are those of `with_own_statistics`.
         """
-        candidate = deepcopy(nn.Sequential(*self._path(architecture)))
-        for module in candidate.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.reset_running_stats()
-                module.momentum = None  # cumulative average
-        return candidate
+        return deepcopy(nn.Sequential(*map(with_own_statistics, self.path(architecture))))
 
     def inherit(self, parent: "Supernet") -> None:
         """Take over the weights of every choice that both supernets have (section 3.2, Pruned Supernet Training)."""
@@ -54,10 +48,25 @@ class Supernet(nn.Module):
         inherited = {name: value for name, value in parent.state_dict().items() if name in own}
         self.load_state_dict(inherited, strict=False)
 
-    def _path(self, architecture: Architecture) -> Iterator[nn.Module]:
+    def path(self, architecture: Architecture) -> Iterator[nn.Module]:
+        """Stem, chosen operators, head: one module for each operator of `SearchSpace.network`."""
         yield self.stem
         for choices, choice in zip(self.layers, architecture, strict=True):
             if choice != IDENTITY:
                 assert isinstance(choices, nn.ModuleDict)
                 yield choices[choice]
         yield self.head
+
+
+def with_own_statistics(module: nn.Module) -> nn.Module:
+    """A copy that shares the weights, but no batch-norm statistics.
+
+    They are empty, and become the plain average over the batches that the copy is shown in training mode.
+    """
+    shared = {id(parameter): parameter for parameter in module.parameters()}
+    copy = deepcopy(module, memo=shared)
+    for part in copy.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.reset_running_stats()
+            part.momentum = None  # cumulative average
+    return copy

@@ -2,7 +2,7 @@
 
 import pytest
 
-from search_client.pad_nas import final_architectures, latency_bounds
+from search_client.pad_nas import best_under_targets, latency_bounds, most_accurate
 from search_client.search_problem import Evaluated, LatencyBounds
 
 ATTAINABLE = (1.0, 4.0)
@@ -29,10 +29,16 @@ def evaluated(name: str, latency_ms: float, accuracy: float) -> Evaluated:
 
 def test_the_first_final_is_the_most_accurate_and_of_equals_the_fastest() -> None:
     found = [evaluated("slow", 2.0, 0.9), evaluated("fast", 1.0, 0.9), evaluated("poor", 0.5, 0.5)]
-    assert [item.architecture[0] for item in final_architectures(found, count=1)] == ["fast"]
+    assert [item.architecture[0] for item in most_accurate(found, count=1)] == ["fast"]
 
 
 def test_finals_come_front_by_front() -> None:
     front = [evaluated("a", 3.0, 0.9), evaluated("b", 1.0, 0.7)]
     behind = [evaluated("c", 3.5, 0.89), evaluated("d", 1.5, 0.6)]
-    assert [item.architecture[0] for item in final_architectures(behind + front, count=3)] == ["a", "b", "c"]
+    assert [item.architecture[0] for item in most_accurate(behind + front, count=3)] == ["a", "b", "c"]
+
+
+def test_each_latency_target_gets_the_most_accurate_that_meets_it() -> None:
+    found = [evaluated("a", 1.0, 0.7), evaluated("b", 2.0, 0.9), evaluated("c", 2.5, 0.8), evaluated("d", 1.5, 0.9)]
+    best = best_under_targets(found, [3.0, 1.2, 0.5])
+    assert {target_ms: item.architecture[0] for target_ms, item in best.items()} == {1.2: "a", 3.0: "d"}

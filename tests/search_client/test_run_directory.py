@@ -75,6 +75,13 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
         RunDirectory(tmp_path / "run", settings(seed=2))
 
 
+def test_a_search_that_needed_too_much_memory_goes_on_with_less(tmp_path: Path) -> None:
+    with RunDirectory(tmp_path / "run", settings(evaluation_memory_mb=4096)) as directory:
+        directory.stage(1).checkpoint.touch()
+    with RunDirectory(tmp_path / "run", settings(evaluation_memory_mb=256)):
+        pass
+
+
 def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(AnotherSearch, match="holds files, but none of a search"):

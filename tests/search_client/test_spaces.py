@@ -171,6 +171,7 @@ def test_json_of_a_space_tells_it_from_any_other(tiny: SearchSpace) -> None:
     restricted = tiny.restricted([layer.choices[:1] for layer in tiny.layers])
     written = json.loads(json.dumps(restricted.to_json()))
     assert written == restricted.to_json() != tiny.to_json()
+    assert SearchSpace.from_json(written) == restricted
     assert [layer["choices"] for layer in written["layers"]] == [list(layer.choices) for layer in restricted.layers]
 
 
