@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import demo_search, nas_bench_macro_ranking, repeatability, table_time
+from benchmarks import ces_overhead, demo_search, nas_bench_macro_ranking, repeatability, supernet_step, table_time
 
 BENCHMARKS: dict[str, Callable[..., None]] = {
     "table_time": table_time.run,
     "repeatability": repeatability.run,
     "demo_search": demo_search.run,
+    "supernet_step": supernet_step.run,
+    "ces_overhead": ces_overhead.run,
     "nas_bench_macro_ranking": nas_bench_macro_ranking.run,
 }
 

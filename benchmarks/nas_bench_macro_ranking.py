@@ -27,13 +27,14 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
+from benchmarks.additive_macs import additive_macs
 from benchmarks.results_file import Figure, record
 from search_client.ces import constrained_evolutionary_search
 from search_client.data import ImageData, load_data
 from search_client.oracle import SupernetOracle
 from search_client.pad_nas import latency_bounds
 from search_client.pruning import operator_distribution, prune
-from search_client.search_problem import AdditiveLatency, SearchBudget
+from search_client.search_problem import SearchBudget
 from search_client.spaces import Architecture, SearchSpace, load_space
 from search_client.supernet import Supernet
 from search_client.training import EpochRecord, TrainingRecipe, train_supernet
@@ -161,9 +162,9 @@ class _Trial:
         whole = load_space("nas-bench-macro", input_size=self.scale.input_size, width=self.scale.width)
         evaluated = constrained_evolutionary_search(
             space,
-            latency=_macs(space),
+            latency=additive_macs(space),
             oracle=self._oracle(supernet),
-            bounds=latency_bounds(None, None, attainable_ms=_macs(whole).attainable()),
+            bounds=latency_bounds(None, None, attainable_ms=additive_macs(whole).attainable()),
             budget=SearchBudget(self.scale.population, self.scale.iterations),
             seed=self.seed,
             on_generation=lambda _generation, _newest: None,
@@ -185,15 +186,6 @@ class _Trial:
             for architecture in architectures
         ]
         return [self.published[string] for string in strings]
-
-
-def _macs(space: SearchSpace) -> AdditiveLatency:
-    """Multiply-accumulates in millions, in the place of milliseconds."""
-    layers = [[space.operator(index, choice) for choice in layer.choices] for index, layer in enumerate(space.layers)]
-    return AdditiveLatency(
-        (space.stem.macs + space.head.macs) / 1e6,
-        tuple(np.array([0 if one is None else one.macs / 1e6 for one in operators]) for operators in layers),
-    )
 
 
 def _tau(one: Sequence[float], other: Sequence[float]) -> float:
