@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import demo_search, population_evaluation, repeatability, table_time
+from benchmarks import demo_search, nas_bench_macro_ranking, population_evaluation, repeatability, table_time
 
 BENCHMARKS: dict[str, Callable[..., None]] = {
     "table_time": table_time.run,
     "repeatability": repeatability.run,
     "demo_search": demo_search.run,
     "population_evaluation": population_evaluation.run,
+    "nas_bench_macro_ranking": nas_bench_macro_ranking.run,
 }
 
 

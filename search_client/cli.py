@@ -94,6 +94,9 @@ def search(
     batch_size: Annotated[int | None, typer.Option(help="images of one training step")] = None,
     population: Annotated[int | None, typer.Option(help="architectures of one generation")] = None,
     iterations: Annotated[int | None, typer.Option(help="generations after the first")] = None,
+    final_search: Annotated[
+        str | None, typer.Option(help="of the last stage: ces, or a baseline, spos or random")
+    ] = None,
     pruning_threshold: Annotated[float | None, typer.Option(help="P_th of the paper")] = None,
     finals: Annotated[int | None, typer.Option(help="architectures to return")] = None,
     seed: Annotated[int | None, typer.Option(help="of all randomness")] = None,
@@ -122,6 +125,7 @@ def search(
         "batch_size": batch_size,
         "population": population,
         "iterations": iterations,
+        "final_search": final_search,
         "pruning_threshold": pruning_threshold,
         "finals": finals,
         "seed": seed,

@@ -7,7 +7,7 @@ space, the paper.
 import math
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
@@ -48,6 +48,7 @@ class SearchConfig(Contract):
     max_gradient_norm: Annotated[float, Field(gt=0)] | None = None  # None: gradients are not clipped
     population: Annotated[int, Field(ge=2)] = 64
     iterations: Annotated[int, Field(ge=0)] = 40
+    final_search: Literal["ces", "spos", "random"] = "ces"  # algorithm of the last stage (line 10 of Algorithm 1)
     pruning_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.01  # P_th
     max_rank: Annotated[int, Field(ge=2)] = 10  # nondomination ranks below it count for pruning
     calibration_images: Annotated[int, Field(ge=2)] = 512  # for the batch-norm statistics of a candidate

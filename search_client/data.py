@@ -37,7 +37,7 @@ class ImageData:
     validation: ImageSet
     test: ImageSet
     fingerprint: str  # two searches with one fingerprint saw the same images, split alike
-    validation_indices_sha256: str  # of places in the data set, int64: which images a search validated on
+    validation_indices_sha256: str  # of their sorted places in the data set, little-endian int64
     decoding: DecodingPass | None = None  # of photos
 
     def record(self) -> dict[str, Any]:
@@ -176,4 +176,4 @@ def _fingerprint(*parts: PixelImages) -> str:
 
 
 def _sha256(indices: NDArray[np.int64]) -> str:
-    return hashlib.sha256(indices.astype("<i8").tobytes()).hexdigest()
+    return hashlib.sha256(np.sort(indices).astype("<i8").tobytes()).hexdigest()

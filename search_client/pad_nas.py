@@ -19,7 +19,8 @@ from latency_contract.connection import ServiceUnreachable
 from latency_contract.operators import Network
 from latency_contract.tables import Latency, Purpose, Table
 from search_client import figures, report
-from search_client.ces import constrained_evolutionary_search, nondomination_ranks
+from search_client.algorithms import ALGORITHMS
+from search_client.ces import nondomination_ranks
 from search_client.config import CHANGE_NO_RESULT, SearchConfig
 from search_client.data import ImageData
 from search_client.errors import ProtocolChanged
@@ -119,21 +120,22 @@ class Search:
         with self.progress.task(f"stage {number}: searching", self.config.iterations + 1) as advance:
             best = 0.0
             oracle = TimedOracle(self._oracle(supernet))
-            last, last_oracle_s = time.perf_counter(), 0.0
+            heard_at, heard_oracle_s = time.perf_counter(), 0.0
 
             def on_generation(generation: int, newest: Sequence[Evaluated]) -> None:
-                nonlocal best, last, last_oracle_s
+                nonlocal best, heard_at, heard_oracle_s
                 if new := [item for item in newest if item.architecture not in known]:
                     directory.append_history(new)
                     now = time.perf_counter()
                     directory.append_generation(
-                        GenerationRecord(generation, len(new), now - last, oracle.seconds - last_oracle_s)
+                        GenerationRecord(generation, len(new), now - heard_at, oracle.seconds - heard_oracle_s)
                     )
-                last, last_oracle_s = time.perf_counter(), oracle.seconds
+                heard_at, heard_oracle_s = time.perf_counter(), oracle.seconds
                 best = max([best, *(item.accuracy for item in newest)])
                 advance(generation + 1, f"best one-shot accuracy {best:.1%}")
 
-            evaluated = constrained_evolutionary_search(
+            last = number == self.config.stages - 1
+            evaluated = ALGORITHMS[self.config.final_search if last else "ces"](
                 space,
                 latency=latency,
                 oracle=oracle,

@@ -4,7 +4,7 @@ An architecture is a row of genes: per layer, the index of its choice.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from search_client.oracle import AccuracyOracle
 from search_client.spaces import Architecture, SearchSpace
 
 Genes = NDArray[np.int64]
+Row = tuple[int, ...]  # the genes of one architecture
 
 
 @dataclass(frozen=True)
@@ -160,22 +161,37 @@ def initial_genes(
     that this leaves the population incomplete, draws that are steered into the bounds complete it.
     """
     bounds.must_overlap(latency.attainable())
+    found = random_genes(space, latency=latency, bounds=bounds, budget=budget, rng=rng, seen=frozenset())
+    if len(found) == 0:
+        raise bounds.infeasible(latency.attainable())
+    return found
+
+
+def random_genes(
+    space: SearchSpace,
+    *,
+    latency: AdditiveLatency,
+    bounds: LatencyBounds,
+    budget: SearchBudget,
+    rng: np.random.Generator,
+    seen: Collection[Row],
+) -> Genes:
+    """As `initial_genes`, and none of what was seen; without any where none is left, or is too rare."""
     draws = budget.population * budget.max_tries
     choices = [len(layer.choices) for layer in space.layers]
     uniform = rng.integers(choices, size=(draws, len(choices)))
-    found = _distinct(uniform[bounds.contain(latency.of(uniform))])
+    found = new_genes(uniform, latency=latency, bounds=bounds, seen=seen)
     if len(found) < budget.population:
         steered = _steered_genes(latency=latency, bounds=bounds, draws=draws, rng=rng)
-        found = _distinct(np.concatenate([found, steered[bounds.contain(latency.of(steered))]]))
-    if len(found) == 0:
-        raise bounds.infeasible(latency.attainable())
+        found = new_genes(np.concatenate([found, steered]), latency=latency, bounds=bounds, seen=seen)
     return found[: budget.population]
 
 
-def _distinct(genes: Genes) -> Genes:
-    """Without repeated rows, in order of first appearance."""
-    _, first = np.unique(genes, axis=0, return_index=True)
-    return genes[np.sort(first)]
+def new_genes(genes: Genes, *, latency: AdditiveLatency, bounds: LatencyBounds, seen: Collection[Row]) -> Genes:
+    """The rows within the bounds that were not seen, each once, in order of first appearance."""
+    feasible = genes[bounds.contain(latency.of(genes))]
+    new = dict.fromkeys(row for row in map(tuple, feasible.tolist()) if row not in seen)
+    return np.array(list(new), dtype=np.int64).reshape(len(new), genes.shape[1])
 
 
 def _steered_genes(*, latency: AdditiveLatency, bounds: LatencyBounds, draws: int, rng: np.random.Generator) -> Genes:

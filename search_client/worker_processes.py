@@ -23,8 +23,9 @@ Result = TypeVar("Result")
 
 
 def workers_for(images: int) -> int:
-    """Processes for so many images; 0 is this process."""
-    return min(MOST_WORKERS, len(os.sched_getaffinity(0))) if images >= WORTH_WORKERS else 0
+    """Processes for so many images; 0 is this process. One core stays free, as for training in `pad_nas`."""
+    cores = len(os.sched_getaffinity(0))
+    return min(MOST_WORKERS, max(1, cores - 1)) if images >= WORTH_WORKERS else 0
 
 
 def chunked(places: range) -> list[range]:

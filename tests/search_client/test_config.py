@@ -1,7 +1,9 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from search_client.algorithms import ALGORITHMS
 from search_client.config import SearchConfig, load, resolve
 
 TINY = str(Path(__file__).parent / "tiny.toml")
@@ -12,6 +14,10 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert (config.stages, config.epochs, config.learning_rates) == (4, (120, 80, 40), (0.5, 0.1, 0.1))
     assert (config.population, config.iterations, config.pruning_threshold, config.max_rank) == (64, 40, 0.01, 10)
     assert (config.batch_size, config.momentum, config.weight_decay) == (1024, 0.9, 4e-5)
+
+
+def test_final_search_names_the_algorithms_that_there_are() -> None:
+    assert set(get_args(SearchConfig.model_fields["final_search"].annotation)) == set(ALGORITHMS)
 
 
 def test_a_flag_beats_the_file_and_the_file_beats_the_recipe(tmp_path: Path) -> None:
@@ -42,6 +48,7 @@ def test_fewer_stages_train_as_many_epochs(stages: int, epochs: tuple[int, ...],
         ({"epochs": [1]}, "but there are 1 epochs"),
         ({"latency_min_ms": 2.0, "latency_max_ms": 1.0}, "latency_min_ms 2 is above latency_max_ms 1"),
         ({"population": 1}, "population: Input should be greater than or equal to 2"),
+        ({"final_search": "grid"}, "final_search: Input should be 'ces', 'spos' or 'random'"),
         ({"pruning_threshold": float("nan")}, "pruning_threshold"),
     ],
 )

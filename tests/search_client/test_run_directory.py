@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from search_client.config import SearchConfig, resolve
+from search_client.decoding import DecodingPass
 from search_client.durable_files import write_text
 from search_client.errors import AnotherSearch
 from search_client.run_directory import RunDirectory, write_json
@@ -54,6 +55,17 @@ def test_other_data_or_another_space_than_the_search_began_with_are_refused(tmp_
         reordered = [replace(layer, choices=layer.choices[::-1]) for layer in space.layers]
         with pytest.raises(AnotherSearch, match=r"space\.json says"):
             directory.stage(1).record_space(replace(space, layers=tuple(reordered)))
+
+
+def test_a_pass_over_all_images_is_kept_when_settings_are_corrected(tmp_path: Path) -> None:
+    """It may have taken half an hour."""
+    found = DecodingPass("1" * 64, {"train/cat/0.jpg": "image file is truncated"})
+    with RunDirectory(tmp_path / "run", settings(seed=1)) as directory:
+        assert directory.decoding() is None
+        directory.save_decoding(found)
+        directory.record_data({"sha256": "1" * 64})
+    with RunDirectory(tmp_path / "run", settings(seed=2)) as directory:
+        assert directory.decoding() == found
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
