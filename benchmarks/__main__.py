@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import ces_overhead, demo_search, nas_bench_macro_ranking, repeatability, supernet_step, table_time
+from benchmarks import (
+    ces_overhead,
+    demo_search,
+    nas_bench_macro_ranking,
+    population_evaluation,
+    repeatability,
+    supernet_step,
+    table_time,
+)
 
 BENCHMARKS: dict[str, Callable[..., None]] = {
     "table_time": table_time.run,
@@ -13,6 +21,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "demo_search": demo_search.run,
     "supernet_step": supernet_step.run,
     "ces_overhead": ces_overhead.run,
+    "population_evaluation": population_evaluation.run,
     "nas_bench_macro_ranking": nas_bench_macro_ranking.run,
 }
 
