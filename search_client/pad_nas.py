@@ -32,6 +32,7 @@ from search_client.run_directory import GenerationRecord, RunDirectory, write_js
 from search_client.search_problem import Evaluated, LatencyBounds
 from search_client.spaces import SearchSpace
 from search_client.supernet import Supernet
+from search_client.tensorboard import tensorboard
 from search_client.training import EpochRecord, train_supernet
 
 ORACLE_BATCH_SIZE = 64  # images that pass through a candidate at a time; 128 of the demo's take half again as long
@@ -99,10 +100,14 @@ class Search:
         # on a core that is taken train several times more slowly. The search has all cores, as the table is complete.
         cores = os.cpu_count() or 1
         torch.set_num_threads(max(1, cores - 1))
-        with self.progress.task(f"stage {number}: training", recipe.epochs) as advance:
+        with (
+            self.progress.task(f"stage {number}: training", recipe.epochs) as advance,
+            tensorboard(self.directory.tensorboard / f"stage-{number}") as log,
+        ):
 
             def on_epoch(records: Sequence[EpochRecord]) -> None:
                 directory.save_epochs(records)
+                log(records[-1])
                 advance(records[-1].epoch, f"loss {records[-1].loss:.3f}, accuracy {records[-1].train_accuracy:.1%}")
                 self._take_table_if_complete()
 

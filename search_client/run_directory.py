@@ -1,6 +1,7 @@
 """A search's directory: plain files, each written whole or not at all, from which a search goes on after any stop.
 
-config.toml  data.json  decoding.json  table.json  measured.json  report.html  figures/  final.json
+config.toml  data.json  decoding.json  table.json  measured.json  report.html  figures/  tensorboard/
+final.json  standalone/
 stage-K/  space.json  training.jsonl  supernet.safetensors  history.jsonl  search.jsonl  distribution.json
 """
 
@@ -93,6 +94,10 @@ class RunFiles:
     @property
     def figures(self) -> Path:
         return self.path / "figures"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
 
     @property
     def standalone(self) -> Path:

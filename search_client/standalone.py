@@ -1,7 +1,7 @@
 """Stand-alone training: architectures that a search found, trained from scratch, for what they are really worth.
 
-Each has a directory with network.json, settings.json, training.jsonl, checkpoint.safetensors, weights.safetensors and,
-once it is finished, result.json.
+Each has a directory with network.json, settings.json, training.jsonl, tensorboard/, checkpoint.safetensors,
+weights.safetensors and, once it is finished, result.json.
 """
 
 import json
@@ -24,6 +24,7 @@ from search_client.progress import ConsoleProgress
 from search_client.run_directory import RunFiles, lock, save_epochs, write_json, write_or_match
 from search_client.search_problem import Evaluated
 from search_client.spaces import Architecture, SearchSpace
+from search_client.tensorboard import tensorboard
 from search_client.training import EpochRecord, TrainingRecipe, accuracy, train_network
 
 
@@ -129,10 +130,14 @@ def _train_and_score(
     """Accuracy on validation and on test images."""
     torch.manual_seed(int(content_hash([seed, "stand-alone weights"])[:8], 16))
     module = build_network(network).to("cuda" if torch.cuda.is_available() else "cpu")
-    with progress.task(f"training '{name}'", recipe.epochs) as advance:
+    with (
+        progress.task(f"training '{name}'", recipe.epochs) as advance,
+        tensorboard(directory / "tensorboard") as log,
+    ):
 
         def on_epoch(records: Sequence[EpochRecord]) -> None:
             save_epochs(directory, records)
+            log(records[-1])
             last = records[-1]
             advance(last.epoch, f"loss {last.loss:.3f}, validation accuracy {last.validation_accuracy:.1%}")
 
