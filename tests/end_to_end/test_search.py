@@ -117,9 +117,10 @@ def test_another_directory_with_the_same_settings_ends_with_the_same_bytes(
 
 
 def test_a_search_killed_again_and_again_ends_with_the_same_bytes(service: str, finished: Path, tmp_path: Path) -> None:
-    """kill -9 as soon as each of these files is there: in training, between stages, in a search."""
+    """kill -9 as soon as each of these is there: in training, in a search, at pruning, at the final measurement."""
     out = tmp_path / "run"
-    for witness in ("config.toml", "stage-1/training.jsonl", "stage-1/history.jsonl", "stage-2/history.jsonl"):
+    witnesses = ("config.toml", "stage-1/training.jsonl", "stage-1/history.jsonl", "stage-1/distribution.json")
+    for witness in (*witnesses, "stage-2/history.jsonl", "stage-3/distribution.json"):
         with Program("search_client", *search_command(service, out), log=tmp_path / "client.log") as program:
             while not (out / witness).exists():
                 assert program.process.poll() is None, program.log.read_text()

@@ -1,3 +1,4 @@
+import resource
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -215,6 +216,23 @@ def test_gradients_are_clipped_where_asked(space: SearchSpace, data: ImageData, 
 
     assert moved(free) > 0.02
     assert moved(clipped) == pytest.approx(0.2 * 0.01, rel=1e-3)
+
+
+def test_a_checkpoint_that_the_disk_cannot_hold_leaves_the_last_one(
+    space: SearchSpace, data: ImageData, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    train(fresh(space), data, checkpoint, recipe=replace(RECIPE, epochs=1))
+    good = checkpoint.read_bytes()
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, unlimited[1]))  # the kernel refuses longer files
+    try:
+        with pytest.raises(OSError, match=r"checkpoint cannot be written: .*The checkpoint of the last epoch stays"):
+            train(fresh(space), data, checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert checkpoint.read_bytes() == good
+    assert len(train(fresh(space), data, checkpoint)) == RECIPE.epochs
 
 
 def test_damaged_or_foreign_checkpoint_is_refused(space: SearchSpace, data: ImageData, tmp_path: Path) -> None:
