@@ -7,6 +7,8 @@ ServiceFault
 ├── UnknownModel       404
 ├── UnknownTable       404
 ├── UnknownMeasurement 404
+├── InvalidModel       422   bytes that are not the TFLite file of their address
+├── BodyTooLarge       413
 ├── StaleLease         409   the token is not, or no longer, the owner of these jobs
 ├── WrongMeasurement   409   a result that does not belong to the job it is reported for
 └── SchemaMismatch     503   the database has another schema than this program
@@ -43,6 +45,14 @@ class UnknownTable(ServiceFault):
 
 class UnknownMeasurement(ServiceFault):
     status = 404
+
+
+class InvalidModel(ServiceFault):
+    status = 422
+
+
+class BodyTooLarge(ServiceFault):
+    status = 413
 
 
 class StaleLease(ServiceFault):

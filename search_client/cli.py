@@ -302,19 +302,23 @@ def measure(
     name: NameOption = "1",
     space: ChoicesSpaceOption = None,
     choices: ChoicesOption = None,
+    tflite: Annotated[Path | None, typer.Option(help="a TFLite file, measured as it is")] = None,
     device: DeviceOption = None,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a whole network on a device."""
+    """Measure a whole network on a device, or a TFLite file as it is."""
     from search_client.progress import ConsoleProgress
 
-    network = _network(from_file, name=name, space=space, choices=choices)
+    if tflite is not None and (from_file, space, choices) != (None, None, None):
+        raise ValueError("--tflite measures a file as it is. Leave out --from, --space and --choices.")
+    given = _network(from_file, name=name, space=space, choices=choices) if tflite is None else tflite.read_bytes()
     with (
         _latencies(service, device, client="measure", wait=wait) as latencies,
         ConsoleProgress().task(f"measuring on {latencies.device.model}", 1) as advance,
     ):
-        (latency,) = latencies.measured([network], purpose=Purpose.SEARCH, on_progress=advance)
+        subject = latencies.give_file(given) if isinstance(given, bytes) else given
+        (latency,) = latencies.measured([subject], purpose=Purpose.SEARCH, on_progress=advance)
     if as_json:
         typer.echo(latency.model_dump_json())
     else:
