@@ -1,11 +1,11 @@
-"""TFLite files: fetched by agents, given by whoever has one to measure."""
+"""TFLite files: fetched by agents, given by whoever has one to measure, made of a network and its weights."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Response
 
 from latency_contract.model_files import TFLiteModel
-from latency_service import model_files
+from latency_service import model_files, weights_file
 from latency_service.routes.dependencies import OCTETS, Reading, Service, body_up_to, octets_in, refusals
 
 router = APIRouter(prefix="/v1", tags=["model files"])
@@ -32,3 +32,19 @@ def give_model_file(
     with service.database.writing() as session:
         model_files.store(session, content)
     return TFLiteModel(sha256=sha256)
+
+
+@router.post(
+    "/conversions",
+    response_class=Response,
+    responses=refusals(400, 413, 503) | TFLITE_FILE,
+    openapi_extra=octets_in(
+        "a safetensors file: float32 tensors INDEX.NAME.weight and INDEX.NAME.bias for every layer of a network, with"
+        " the network's canonical JSON as `subject` in the metadata"
+    ),
+)
+def convert_network(
+    content: Annotated[bytes, Depends(body_up_to(weights_file.MAX_BODY_BYTES))], service: Service
+) -> Response:
+    """The TFLite model of a network with trained weights: input (1, height, width, channels). Nothing is kept here."""
+    return Response(service.converter.convert(weights_file.parse(content)), media_type=OCTETS)
