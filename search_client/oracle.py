@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from search_client.data import ImageData
 from search_client.spaces import Architecture
@@ -52,12 +52,17 @@ class SupernetOracle:
         return [self._accuracy(architecture) for architecture in architectures]
 
     @torch.no_grad()
-    def _accuracy(self, architecture: Architecture) -> float:
+    def calibrated(self, architecture: Architecture) -> nn.Sequential:
+        """The candidate with its batch-norm statistics, in evaluation mode: the network that is scored."""
         candidate = self._supernet.candidate(architecture)
         candidate.train()
         for batch in self._calibration:
             candidate(batch)
-        candidate.eval()
+        return candidate.eval()
+
+    @torch.no_grad()
+    def _accuracy(self, architecture: Architecture) -> float:
+        candidate = self.calibrated(architecture)
         predictions = torch.cat([candidate(batch).argmax(dim=1) for batch in self._images])
         return (predictions == self._labels).double().mean().item()
 

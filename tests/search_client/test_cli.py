@@ -113,7 +113,7 @@ def test_a_service_that_cannot_be_reached_is_a_sentence(command: list[str], monk
 @pytest.mark.parametrize(
     "command",
     [
-        ["search"], ["spaces"], ["devices"], ["predict"], ["measure"],
+        ["search"], ["spaces"], ["devices"], ["export"], ["predict"], ["measure"],
         ["table", "build"], ["table", "show"], ["table", "export"],
     ],
 )  # fmt: skip
