@@ -1,5 +1,7 @@
 """Exported files compute what PyTorch computes, on real images; and what cannot be exported is refused."""
 
+import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,17 +18,23 @@ from typer.testing import CliRunner
 from latency_contract.canonical import canonical_json
 from latency_contract.operators import Activation, Conv, Head, IBConv, Network
 from search_client.cli import app
+from search_client.config import SearchConfig
 from search_client.data import load_data
 from search_client.errors import MissingPackage, NoTrainedNetwork
 from search_client.export import Trained, load_trained, to_onnx
 from search_client.networks import build_network
+from search_client.oracle import SupernetOracle
+from search_client.run_directory import StageDirectory, write_json
 from search_client.spaces import load_space
+from search_client.supernet import Supernet
+from search_client.training import train_supernet
 
 TOLERANCE = 1e-4
+TINY = str(Path(__file__).parent / "tiny.toml")
 Make = Callable[..., Path]
 
 DEMO = load_space("demo")
-# What the demo space has not: squeeze-and-excitation, h-swish, an even kernel's uneven padding under stride 2.
+# What the demo space has not: squeeze-and-excitation and h-swish.
 SQUEEZED = Network(
     operators=(
         Conv(height=32, width=32, in_channels=3, out_channels=8, kernel=3, stride=2, activation=Activation.HSWISH),
@@ -116,6 +124,65 @@ def test_a_directory_without_a_whole_trained_network_is_refused(
     folder = directory(SQUEEZED)
     spoil(folder)
     with pytest.raises(NoTrainedNetwork, match=sentence):
+        load_trained(folder, name="1")
+
+
+@pytest.fixture(scope="module")
+def search(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search's directory, as far as an export reads it: two stages, two architectures of the second."""
+    folder = tmp_path_factory.mktemp("search")
+    config = SearchConfig(space=TINY, data="digits", stages=3, epochs=(1, 1), learning_rates=(0.2, 0.1), batch_size=128)
+    data = load_data("digits", input_size=8, seed=config.seed)
+    space = load_space(TINY).restricted([layer.choices[:2] + layer.choices[-1:] for layer in load_space(TINY).layers])
+    stages = [StageDirectory(folder / f"stage-{number}") for number in (1, 2)]
+    stages[1].record_space(space)
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    train_supernet(
+        supernet, data, recipe=config.training(1), seed=0, checkpoint=stages[1].checkpoint, on_epoch=lambda _: None
+    )
+    oracle = SupernetOracle(
+        supernet, data, calibration_images=config.calibration_images, batch_size=64, split="test", seed=config.seed
+    )
+    found = [tuple(layer.choices[-1] for layer in space.layers), tuple(layer.choices[0] for layer in space.layers)]
+    final = {
+        "config": config.model_dump(mode="json", exclude={"device"}),
+        "data_sha256": data.fingerprint,
+        "stages": [{"stage": 1}, {"stage": 2}],
+        "architectures": [
+            {
+                "name": str(place),
+                "choices": dict(zip((layer.name for layer in space.layers), architecture, strict=True)),
+                "one_shot_test_accuracy": accuracy,
+                "network": space.network(architecture).model_dump(mode="json"),
+            }
+            for place, (architecture, accuracy) in enumerate(zip(found, oracle.evaluate(found), strict=True), start=1)
+        ],
+    }
+    write_json(folder / "final.json", final)
+    return folder
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_found_network_has_the_accuracy_that_the_search_saw(search: Path, place: int) -> None:
+    """The weights of the last stage, and batch-norm statistics as when the architecture was scored."""
+    expected = json.loads((search / "final.json").read_text())["architectures"][place]
+    trained = load_trained(search, name=expected["name"])
+    assert trained.network.model_dump(mode="json") == expected["network"]
+    session = onnxruntime.InferenceSession(to_onnx(trained), providers=["CPUExecutionProvider"])
+    data = load_data("digits", input_size=8, seed=0)
+    (logits,) = session.run(["logits"], {"input": data.test_images.numpy()})
+    accuracy = (logits.argmax(axis=1) == data.test_labels.numpy()).mean()
+    assert accuracy == pytest.approx(expected["one_shot_test_accuracy"], abs=1.5 / len(logits))
+
+
+def test_a_search_without_the_architecture_or_with_other_images_is_refused(search: Path, tmp_path: Path) -> None:
+    with pytest.raises(NoTrainedNetwork, match=r"no architecture '7'\. It has 1, 2"):
+        load_trained(search, name="7")
+    folder = tmp_path / "search"
+    shutil.copytree(search, folder)
+    write_json(folder / "final.json", json.loads((search / "final.json").read_text()) | {"data_sha256": "0" * 64})
+    with pytest.raises(NoTrainedNetwork, match="saw other images than 'digits' holds now"):
         load_trained(folder, name="1")
 
 
