@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from latency_contract.canonical import Contract
-from latency_contract.measurements import Measurement, Sha256
+from latency_contract.canonical import Contract, Sha256
+from latency_contract.measurements import Measurement
 from latency_contract.operators import Subject
 from latency_contract.protocols import Protocol
 

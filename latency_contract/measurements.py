@@ -13,7 +13,7 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from latency_contract.canonical import Contract
+from latency_contract.canonical import Contract, Sha256
 from latency_contract.estimators import MIN_ROUNDS, Estimate, floor_estimate
 from latency_contract.protocols import StoppingRule
 
@@ -22,7 +22,6 @@ MAX_ROUNDS = 1000
 MAX_SAMPLES = 10_000  # in one block
 
 Milliseconds = Annotated[float, Field(gt=0, le=MAX_LATENCY_MS, allow_inf_nan=False)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Verdict(StrEnum):

@@ -18,6 +18,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from latency_contract.canonical import Contract, content_hash
 from latency_contract.errors import validation_sentence
+from latency_contract.model_files import TFLiteModel
 
 # Bounds of what a phone can run in reasonable time. They keep a slip of the keyboard from filling a device's memory.
 MAX_SIDE = 2048  # pixels
@@ -298,8 +299,8 @@ class Network(_Subject):
         return f"Network_{len(self.operators)}_{self.id[:12]}"
 
 
-Subject = Annotated[IBConv | Conv | Head | Network, Field(discriminator="kind")]
-subject_adapter: TypeAdapter[IBConv | Conv | Head | Network] = TypeAdapter(Subject)
+Subject = Annotated[IBConv | Conv | Head | Network | TFLiteModel, Field(discriminator="kind")]
+subject_adapter: TypeAdapter[Subject] = TypeAdapter(Subject)
 
 _SHAPE = r"_H(?P<height>\d+)_W(?P<width>\d+)_I(?P<in_channels>\d+)"
 _KEY_PATTERNS: dict[type[IBConv | Conv | Head], re.Pattern[str]] = {

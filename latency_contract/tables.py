@@ -11,8 +11,8 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
-from latency_contract.canonical import Contract, content_hash
-from latency_contract.measurements import Milliseconds, Sha256, Verdict
+from latency_contract.canonical import Contract, Sha256, content_hash
+from latency_contract.measurements import Milliseconds, Verdict
 from latency_contract.operators import Operator, Subject
 from latency_contract.protocols import Protocol
 

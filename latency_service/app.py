@@ -15,7 +15,7 @@ from latency_contract.errors import ErrorBody, validation_sentence
 from latency_service.converter import Converter
 from latency_service.database import Database
 from latency_service.errors import ServiceFault
-from latency_service.routes import devices, health, latencies, leases, tables
+from latency_service.routes import devices, health, latencies, leases, model_files, tables
 from latency_service.routes.dependencies import Parts
 from latency_service.settings import Settings
 
@@ -43,7 +43,7 @@ def create_app(database: Database, *, settings: Settings, clock: Callable[[], da
         lifespan=lifespan,
     )
     app.state.parts = Parts(database, settings, converter, clock)
-    for routes in (latencies, devices, tables, leases, health):
+    for routes in (latencies, devices, tables, leases, model_files, health):
         app.include_router(routes.router)
 
     @app.exception_handler(ServiceFault)

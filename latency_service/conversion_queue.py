@@ -1,6 +1,5 @@
 """Which subjects wait for their TFLite model, and what became of them. The work itself is in converter.py."""
 
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -8,9 +7,8 @@ from typing import NamedTuple
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from latency_service import queue
-from latency_service.errors import UnknownModel
-from latency_service.models import ModelFileRow, ModelRow, ModelState, SubjectRow
+from latency_service import model_files, queue
+from latency_service.models import ModelRow, ModelState, SubjectRow
 from latency_service.subjects import insert_if_absent
 
 
@@ -81,10 +79,7 @@ def renew(session: Session, conversion: Conversion, *, claim_s: float, now: date
 
 def store(session: Session, conversion: Conversion, *, content: bytes, conversion_s: float) -> None:
     if (row := _owned(session, conversion)) is not None:
-        sha256 = hashlib.sha256(content).hexdigest()
-        session.execute(
-            insert_if_absent(session, ModelFileRow).values(sha256=sha256, content=content).on_conflict_do_nothing()
-        )
+        sha256 = model_files.store(session, content)
         row.state, row.sha256, row.conversion_s, row.error = ModelState.READY, sha256, conversion_s, None
 
 
@@ -111,11 +106,3 @@ def model_sha256(session: Session, subject_id: str, *, precision: str) -> str | 
     """Hash of the subject's TFLite file; None while there is none."""
     row = session.get(ModelRow, (subject_id, precision))
     return None if row is None or row.state != ModelState.READY else row.sha256
-
-
-def content(session: Session, sha256: str) -> bytes:
-    """Bytes of a TFLite file. Raises UnknownModel."""
-    row = session.get(ModelFileRow, sha256)
-    if row is None:
-        raise UnknownModel(f"There is no model with SHA-256 {sha256}; a lease names those that exist.")
-    return row.content

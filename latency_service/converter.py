@@ -1,31 +1,45 @@
 """The converter: a thread that claims subjects, and the process with TensorFlow that it sends them to.
 
 TensorFlow lives in a child process, so that no request waits for its import and its death is not the service's.
-What is to be converted, and what came of it, is in the database; several services may share one.
+What is to be converted, and what came of it, is in the database; several services may share one. Networks that are
+sent with their weights are not in the database: they wait in line here, and come first. The thread alone has the
+process, one conversion at a time, so that a crash is blamed on what caused it.
 """
 
 import contextlib
 import logging
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from latency_contract.canonical import canonical_json
 from latency_service import conversion_queue
 from latency_service.conversion_queue import Conversion
 from latency_service.database import Database
-from latency_service.errors import ConversionFailed
+from latency_service.errors import ConversionFailed, ConverterBusy
 from latency_service.settings import Settings
+from latency_service.weights_file import LayerWeights, TrainedNetwork
 
 POLL_S = 0.5  # how long a subject that another service queued may go unnoticed
 REST_S = 30.0  # of a service that cannot convert anything
+MAX_WAITING = 4  # networks with weights, of up to 400 MB each; also bounds the request threads that wait
 log = logging.getLogger(__name__)
+
+
+class _InLine(NamedTuple):
+    """A network with weights whose sender waits for the model."""
+
+    trained: TrainedNetwork
+    model: Future[bytes]
 
 
 class Converter:
@@ -39,6 +53,7 @@ class Converter:
         self._stopping = threading.Event()
         self._warm = threading.Event()
         self._thread = threading.Thread(target=self._run, name="converter", daemon=True)
+        self._line: queue.Queue[_InLine] = queue.Queue(MAX_WAITING)
         self._pool = _new_pool()
 
     @property
@@ -57,6 +72,23 @@ class Converter:
     def wake(self) -> None:
         self._work.set()
 
+    def convert(self, trained: TrainedNetwork) -> bytes:
+        """The TFLite model of a network with these weights; waits for it.
+
+        Raises:
+            ConversionFailed: TensorFlow refuses the network, dies on it twice, or does not finish in time.
+            ConverterBusy: many wait already, or the converter cannot be started or is being stopped.
+        """
+        place = _InLine(trained, Future())
+        try:
+            self._line.put_nowait(place)
+        except queue.Full as error:
+            raise ConverterBusy(f"{MAX_WAITING} networks wait for the converter; try again in a moment.") from error
+        self.wake()
+        if self._stopping.is_set():  # the thread may have looked for the last time
+            self._send_away()
+        return place.model.result()
+
     def stop(self) -> None:
         """End the thread and the process; a conversion under way is abandoned and will be claimed again."""
         self._stopping.set()
@@ -67,13 +99,49 @@ class Converter:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                worked = self._convert_one()
+                worked = self._serve_line() or self._convert_one()
             except SQLAlchemyError:  # the database is away or locked: its fault is retried
                 log.exception("the converter cannot reach the database; trying again")
                 worked = False
             if not worked:
                 self._work.wait(POLL_S)
                 self._work.clear()
+        self._send_away()
+
+    def _serve_line(self) -> bool:
+        """Convert for the one who has waited longest."""
+        try:
+            trained, model = self._line.get_nowait()
+        except queue.Empty:
+            return False
+        try:
+            model.set_result(self._converted(trained))
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for it
+            model.set_exception(error)
+        return True
+
+    def _converted(self, trained: TrainedNetwork) -> bytes:
+        key, timeout_s = trained.network.key, self._settings.conversion_timeout_s
+        for attempt in (1, 2):
+            try:
+                done = self._pool.submit(_convert_trained, canonical_json(trained.network), trained.weights)
+                return done.result(timeout_s)
+            except (RuntimeError, TimeoutError) as error:  # as in _convert_one
+                if self._stopping.is_set():
+                    raise _stopped() from error
+                self._renew_pool()
+                log.warning("the converter died or hung on %s (attempt %d)", key, attempt)
+                if isinstance(error, TimeoutError):
+                    raise ConversionFailed(f"{key} was not converted within {timeout_s:g} s.") from error
+            except ImportError as error:
+                raise ConverterBusy(f"TensorFlow cannot be imported in the service ({error}). Install it.") from error
+        raise ConversionFailed(f"The converter died on {key}, twice. Is there enough memory where the service runs?")
+
+    def _send_away(self) -> None:
+        """Nobody waits for a converter that has ended."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._line.get_nowait().model.set_exception(_stopped())
 
     def _convert_one(self) -> bool:
         claim_s = self._settings.conversion_claim_s
@@ -117,6 +185,10 @@ class Converter:
             with self._database.writing() as session:
                 conversion_queue.renew(session, conversion, claim_s=claim_s, now=self._clock())
 
+    def _renew_pool(self) -> None:
+        _kill(self._pool)
+        self._pool = _new_pool()
+
     def _give_up(self, conversion: Conversion, *, error: str) -> None:
         log.warning("conversion of %s failed: %s", conversion.subject_id, error)
         with self._database.writing() as session:
@@ -124,8 +196,7 @@ class Converter:
 
     def _after_crash(self, conversion: Conversion, error: Exception) -> None:
         """Start a new process. A subject that took several down is given up."""
-        _kill(self._pool)
-        self._pool = _new_pool()
+        self._renew_pool()
         reason = "did not finish in time" if isinstance(error, TimeoutError) else "died"
         log.warning("the converter %s on %s (attempt %d)", reason, conversion.subject_id, conversion.attempt)
         if conversion.attempt >= self._settings.max_conversion_attempts:
@@ -133,6 +204,10 @@ class Converter:
         else:
             with self._database.writing() as session:
                 conversion_queue.postpone(session, conversion)
+
+
+def _stopped() -> ConverterBusy:
+    return ConverterBusy("The service is being stopped; try again once it is back.")
 
 
 def _new_pool() -> ProcessPoolExecutor:
@@ -171,3 +246,9 @@ def _convert(document: str, precision: str) -> bytes:
     from latency_service.tflite_converter import convert_document
 
     return convert_document(document, precision)
+
+
+def _convert_trained(document: str, weights: LayerWeights) -> bytes:
+    from latency_service.tflite_converter import convert_document
+
+    return convert_document(document, "float32", weights)

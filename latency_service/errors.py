@@ -7,6 +7,11 @@ ServiceFault
 ├── UnknownModel       404
 ├── UnknownTable       404
 ├── UnknownMeasurement 404
+├── InvalidModel       422   bytes that are not the TFLite file of their address
+├── InvalidWeights     422   weights that are not those of their network
+├── BodyTooLarge       413
+├── ConversionFailed   400   a subject that TensorFlow cannot convert; in the queue, it fails the jobs that wait for it
+├── ConverterBusy      503   or not to be had: it starts, it ends, or many wait for it
 ├── StaleLease         409   the token is not, or no longer, the owner of these jobs
 ├── WrongMeasurement   409   a result that does not belong to the job it is reported for
 └── SchemaMismatch     503   the database has another schema than this program
@@ -45,6 +50,26 @@ class UnknownMeasurement(ServiceFault):
     status = 404
 
 
+class InvalidModel(ServiceFault):
+    status = 422
+
+
+class InvalidWeights(ServiceFault):
+    status = 422
+
+
+class BodyTooLarge(ServiceFault):
+    status = 413
+
+
+class ConversionFailed(ServiceFault):
+    status = 400
+
+
+class ConverterBusy(ServiceFault):
+    status = 503
+
+
 class StaleLease(ServiceFault):
     status = 409
 
@@ -55,7 +80,3 @@ class WrongMeasurement(ServiceFault):
 
 class SchemaMismatch(ServiceFault):
     status = 503
-
-
-class ConversionFailed(Exception):
-    """A subject that TensorFlow cannot convert. Kept with the subject; it fails the jobs that wait for it."""

@@ -8,9 +8,10 @@ from sqlalchemy.orm import Session
 
 from latency_contract.jobs import Failed, JobState, Lease, LeasedJob, LeaseReport
 from latency_contract.measurements import Measurement, Verdict
-from latency_contract.operators import Conv, Head, IBConv, Network
+from latency_contract.model_files import TFLiteModel
+from latency_contract.operators import Subject
 from latency_contract.tables import Latency, LatencyEntry, LatencyQuery, LatencyStatus
-from latency_service import conversion_queue, devices, queue
+from latency_service import conversion_queue, devices, model_files, queue
 from latency_service.errors import UnknownMeasurement, WrongMeasurement
 from latency_service.models import DeviceRow, JobRow, MeasurementRow, ProtocolRow
 from latency_service.settings import Settings
@@ -19,7 +20,7 @@ from latency_service.subjects import load_protocol, load_subject, protocol_row, 
 
 def look_up(
     session: Session,
-    subjects: Sequence[IBConv | Conv | Head | Network],
+    subjects: Sequence[Subject],
     *,
     device_model: str,
     protocol: ProtocolRow,
@@ -55,13 +56,20 @@ def queue_missing(
     """Queue what has no measurement; returns the entries as they are afterwards.
 
     A subject that failed is tried again too: whoever asks for it to be queued has read that it failed.
+
+    Raises:
+        UnknownModel: a TFLite file is to be measured whose bytes the service was never given.
     """
     wanted = {e.subject_id for e in entries if e.status != LatencyStatus.MEASURED}
     subjects = [subject for subject in query.subjects if subject.id in wanted]
     if not subjects:
         return list(entries)
     store_subjects(session, subjects)
-    conversion_queue.request(session, sorted(wanted), precision=protocol.precision, now=now)
+    files = {subject for subject in subjects if isinstance(subject, TFLiteModel)}
+    for file in files:
+        model_files.make_ready(session, file, precision=protocol.precision, now=now)
+    to_convert = sorted(wanted - {file.id for file in files})
+    conversion_queue.request(session, to_convert, precision=protocol.precision, now=now)
     in_order = list(dict.fromkeys(subject.id for subject in subjects))
     queue.request(
         session,
@@ -153,7 +161,7 @@ def latency_of(row: MeasurementRow) -> Latency:
     )
 
 
-def _entry(subject: IBConv | Conv | Head | Network, latency: Latency | None, job: JobRow | None) -> LatencyEntry:
+def _entry(subject: Subject, latency: Latency | None, job: JobRow | None) -> LatencyEntry:
     """A latency that was once measured stands, whatever became of later jobs."""
     status, error = LatencyStatus.MISSING, None
     if latency is not None:

@@ -7,18 +7,18 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
-from latency_contract.operators import Conv, Head, IBConv, Network, subject_adapter
+from latency_contract.operators import Subject, subject_adapter
 from latency_contract.protocols import Protocol
 from latency_service.errors import UnknownProtocol
 from latency_service.models import Base, ProtocolRow, SubjectRow
 
 
-def store_subjects(session: Session, subjects: Iterable[IBConv | Conv | Head | Network]) -> None:
+def store_subjects(session: Session, subjects: Iterable[Subject]) -> None:
     rows = {s.id: {"id": s.id, "kind": s.kind, "key": s.key, "document": canonical_json(s)} for s in subjects}
     session.execute(insert_if_absent(session, SubjectRow).values(list(rows.values())).on_conflict_do_nothing())
 
 
-def load_subject(session: Session, subject_id: str) -> IBConv | Conv | Head | Network:
+def load_subject(session: Session, subject_id: str) -> Subject:
     row = session.get_one(SubjectRow, subject_id)
     return subject_adapter.validate_json(row.document)
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from latency_contract.operators import Network, subject_adapter
+from latency_contract.operators import Conv, Head, IBConv, subject_adapter
 from latency_contract.tables import Table, TableEntry, TableSummary, table_id
 from latency_service.errors import UnknownTable
 from latency_service.latencies import latency_of
@@ -26,7 +26,7 @@ def publish(session: Session, *, device_model: str, protocol: ProtocolRow, now: 
         .where(
             MeasurementRow.device_model == device_model,
             MeasurementRow.protocol_id == protocol.id,
-            SubjectRow.kind != "network",
+            SubjectRow.kind.in_(("ibconv", "conv", "head")),
         )
         .group_by(MeasurementRow.subject_id)
     )
@@ -107,7 +107,7 @@ def _table(session: Session, row: TableVersionRow) -> Table:
     entries = []
     for measurement, subject in measured:
         operator = subject_adapter.validate_json(subject.document)
-        assert not isinstance(operator, Network)
+        assert isinstance(operator, IBConv | Conv | Head)
         latency = dict(latency_of(measurement))
         entries.append(TableEntry(**latency, key=subject.key, subject_id=subject.id, operator=operator))
     return Table(

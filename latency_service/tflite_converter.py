@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import (
     Activation,
     Conv,
@@ -80,11 +81,13 @@ def convert(subject: IBConv | Conv | Head | Network, weights: Weights | None = N
     return converted
 
 
-def convert_document(document: str, precision: str) -> bytes:
+def convert_document(document: str, precision: str, weights: Weights | None = None) -> bytes:
     """`convert` for a subject's JSON: what the converter's process is asked to do."""
     if precision != "float32":
         raise ConversionFailed(f"Precision '{precision}' cannot be converted yet; use float32.")
-    return convert(subject_adapter.validate_json(document))
+    subject = subject_adapter.validate_json(document)
+    assert not isinstance(subject, TFLiteModel), "a file that was given is its own model"
+    return convert(subject, weights)
 
 
 _Named = dict[str, tuple[Layer, Float32, Float32]]

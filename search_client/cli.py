@@ -279,6 +279,47 @@ def table_export(
     output.print(f"{out}: {len(table.entries)} operators of {table.device_model}", soft_wrap=True)
 
 
+class NetworkFormat(StrEnum):
+    TFLITE = "tflite"  # images (1, H, W, C)
+    ONNX = "onnx"  # images (N, C, H, W)
+
+
+@app.command(epilog="Example: padnas-client export --from runs/demo --name 1 --format onnx --out network.onnx")
+@errors_are_sentences
+def export(
+    source: Annotated[Path, typer.Option("--from", help="directory of a trained network, or of a finished search")],
+    as_format: Annotated[
+        NetworkFormat, typer.Option("--format", help="tflite takes images (1, H, W, C), onnx (N, C, H, W)")
+    ],
+    out: Annotated[Path, typer.Option(help="file to write")],
+    name: NameOption = "1",
+    service: Annotated[
+        str | None, typer.Option(envvar="PADNAS_SERVICE", help="URL of the latency service, which converts to TFLite")
+    ] = None,
+) -> None:
+    """Write a trained network to a file that other programs run, with its weights."""
+    from search_client.durable_files import written_whole
+    from search_client.export import load_trained, to_onnx, to_tflite
+    from search_client.progress import ConsoleProgress
+
+    with ConsoleProgress().task(f"exporting to {out}", 1):
+        trained = load_trained(source, name=name)
+        if as_format == NetworkFormat.ONNX:
+            content = to_onnx(trained)
+        elif service is None:
+            raise ValueError("TFLite is converted by the service. Say where it is with --service URL.")
+        else:
+            with ServiceConnection(service) as connection:
+                content = to_tflite(trained, connection)
+        with written_whole(out) as unfinished:
+            unfinished.write_bytes(content)
+    first = trained.network.operators[0]
+    height, width, channels = first.height, first.width, first.in_channels
+    shape = ("N", channels, height, width) if as_format == NetworkFormat.ONNX else (1, height, width, channels)
+    images = ", ".join(str(side) for side in shape)
+    output.print(f"{out}: {len(content):,} bytes, for images ({images}) normalised as in training", soft_wrap=True)
+
+
 @app.command(
     epilog="Example: padnas-client predict --service http://127.0.0.1:8000 --from runs/demo/final.json --name 1"
 )
@@ -314,19 +355,23 @@ def measure(
     name: NameOption = "1",
     space: ChoicesSpaceOption = None,
     choices: ChoicesOption = None,
+    tflite: Annotated[Path | None, typer.Option(help="a TFLite file, measured as it is")] = None,
     device: DeviceOption = None,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a whole network on a device."""
+    """Measure a whole network on a device, or a TFLite file as it is."""
     from search_client.progress import ConsoleProgress
 
-    network = _network(from_file, name=name, space=space, choices=choices)
+    if tflite is not None and (from_file, space, choices) != (None, None, None):
+        raise ValueError("--tflite measures a file as it is. Leave out --from, --space and --choices.")
+    given = _network(from_file, name=name, space=space, choices=choices) if tflite is None else tflite.read_bytes()
     with (
         _latencies(service, device, client="measure", wait=wait) as latencies,
         ConsoleProgress().task(f"measuring on {latencies.device.model}", 1) as advance,
     ):
-        (latency,) = latencies.measured([network], purpose=Purpose.SEARCH, on_progress=advance)
+        subject = latencies.give_file(given) if isinstance(given, bytes) else given
+        (latency,) = latencies.measured([subject], purpose=Purpose.SEARCH, on_progress=advance)
     if as_json:
         typer.echo(latency.model_dump_json())
     else:

@@ -7,6 +7,8 @@ SearchError
 ├── NoFeasibleArchitecture    nothing in the space satisfies the latency bounds
 ├── TrainingDiverged          the loss is no longer a number
 ├── InvalidCheckpoint         a checkpoint that training cannot go on from
+├── NoTrainedNetwork          a directory without a trained network that can be loaded
+├── MissingPackage            what an extra of this package would have installed
 ├── AnotherSearch             the output directory is not this search's, or is in use
 ├── NoSuchDevice              the service does not know the device
 ├── NoAgent                   no agent measures on the device
@@ -52,6 +54,14 @@ class TrainingDiverged(SearchError):
 
 
 class InvalidCheckpoint(SearchError):
+    pass
+
+
+class NoTrainedNetwork(SearchError):
+    pass
+
+
+class MissingPackage(SearchError):
     pass
 
 

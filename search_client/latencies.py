@@ -1,5 +1,6 @@
 """Latencies from the service: have a space's operators measured, and sum them up for a network."""
 
+import hashlib
 import math
 import time
 from collections import Counter
@@ -11,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from latency_contract.connection import NotThisService, ServiceConnection, ServiceUnreachable
 from latency_contract.devices import Device
-from latency_contract.operators import Conv, Head, IBConv, Network
+from latency_contract.model_files import TFLiteModel
+from latency_contract.operators import Conv, Head, IBConv, Network, Subject
 from latency_contract.tables import (
     Latency,
     LatencyAnswer,
@@ -59,7 +61,16 @@ class LatencyService:
         self._wait = wait
         self.device = _find_device(connection, device, patience_s=math.inf if wait else NO_AGENT_S)
 
-    def request(self, subjects: Sequence[Conv | IBConv | Head | Network], *, purpose: Purpose) -> None:
+    def give_file(self, content: bytes) -> TFLiteModel:
+        """Send a TFLite file that is to be measured as it is; returns the subject to ask for.
+
+        Raises:
+            ServiceRefused: it is no TFLite file, or too large.
+        """
+        sha256 = hashlib.sha256(content).hexdigest()
+        return self._connection.ask("PUT", f"/v1/models/{sha256}", TFLiteModel, content=content)
+
+    def request(self, subjects: Sequence[Subject], *, purpose: Purpose) -> None:
         """Have subjects queued, and come back once an agent is at work.
 
         Raises:
@@ -73,9 +84,7 @@ class LatencyService:
             time.sleep(POLL_S)
             answer = self._ask(subjects, purpose=purpose, queue_missing=False)
 
-    def measured(
-        self, subjects: Sequence[Conv | IBConv | Head | Network], *, purpose: Purpose, on_progress: OnProgress
-    ) -> list[Latency]:
+    def measured(self, subjects: Sequence[Subject], *, purpose: Purpose, on_progress: OnProgress) -> list[Latency]:
         """Latencies of subjects, waiting until the last one is measured.
 
         Raises:
@@ -121,9 +130,7 @@ class LatencyService:
         release = LatencyRelease(client=self._client, subject_ids=ids)
         return self._connection.ask("POST", "/v1/latencies/release", Released, body=release).cancelled
 
-    def _ask(
-        self, subjects: Sequence[Conv | IBConv | Head | Network], *, purpose: Purpose, queue_missing: bool
-    ) -> LatencyAnswer:
+    def _ask(self, subjects: Sequence[Subject], *, purpose: Purpose, queue_missing: bool) -> LatencyAnswer:
         query = LatencyQuery(
             device=self.device.model,
             protocol_id=self.device.protocol.id,

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from search_client.data import ImageData
 from search_client.images import ImageSet
@@ -68,6 +68,14 @@ class SupernetOracle:
                 answers = (logits.argmax(dim=1) == labels).sum()
                 correct[architecture] = correct.get(architecture, 0) + answers
         return [correct[architecture].item() / self._scored_images for architecture in architectures]
+
+    @torch.no_grad()
+    def calibrated(self, architecture: Architecture) -> nn.Sequential:
+        """The candidate with its batch-norm statistics, in evaluation mode: the network that is scored."""
+        candidate = self._supernet.candidate(architecture).train()
+        for images, _ in self._calibration:
+            candidate(images)
+        return candidate.eval()
 
     def _batches(self, images: ImageSet, indices: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
         """Kept on the device where they take up at most half of the memory that is left; otherwise loaded each time."""

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Response
 
 from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState
-from latency_service import conversion_queue, devices, latencies, queue
-from latency_service.routes.dependencies import Reading, Service, Writing, refusals
+from latency_service import devices, latencies, queue
+from latency_service.routes.dependencies import Service, Writing, refusals
 
 router = APIRouter(prefix="/v1", tags=["agents"])
 
@@ -69,16 +69,3 @@ def release_lease(
     serial = queue.release(session, token, device_fault=fault, max_attempts=settings.max_attempts)
     if fault is not None:
         devices.open_breaker(devices.known(session, serial), fault=fault, settings=settings, now=service.clock())
-
-
-@router.get(
-    "/models/{sha256}",
-    response_class=Response,
-    responses=refusals(404) | {200: {"content": {"application/octet-stream": {}}, "description": "a TFLite file"}},
-)
-def model_file(
-    sha256: Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", examples=["0" * 64])], session: Reading
-) -> Response:
-    """The bytes of a TFLite model. They never change under their hash."""
-    headers = {"Cache-Control": "public, max-age=31536000, immutable"}
-    return Response(conversion_queue.content(session, sha256), media_type="application/octet-stream", headers=headers)

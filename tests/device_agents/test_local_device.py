@@ -5,6 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import tensorflow as tf
 
 from device_agents import local_device
 from device_agents.errors import DeviceFault, SubjectFault
@@ -75,6 +76,16 @@ def test_a_corrupt_model_is_the_subjects_fault(device: LocalDevice, model: Path,
     with pytest.raises(SubjectFault, match="LiteRT refuses this model"):
         run(device, corrupt)
     assert run(device, model)
+
+
+def test_a_model_of_whole_numbers_is_the_subjects_fault(device: LocalDevice, tmp_path: Path) -> None:
+    """Whoever gives a file to be measured may give a quantised one."""
+    add_one = tf.function(lambda x: x + 1, input_signature=[tf.TensorSpec((1, 8), tf.int32)])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([add_one.get_concrete_function()], tf.Module())
+    path = tmp_path / "int32.tflite"
+    path.write_bytes(converter.convert())
+    with pytest.raises(SubjectFault, match="Got value of type FLOAT32 but expected type INT32"):
+        run(device, path)
 
 
 def test_a_missing_model_is_the_subjects_fault(device: LocalDevice, tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from device_agents.rounds import Identity, Readings
 from latency_contract.connection import ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
 from latency_contract.jobs import LeaseReport, LeaseRequest
+from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import IBConv
 from latency_contract.tables import LatencyAnswer, LatencyEntry, LatencyQuery, LatencyStatus
+from tests.conftest import sha256
 
 Make = Callable[..., IBConv]
 PATIENCE_S = 60.0
@@ -93,11 +95,11 @@ class Bench:
     def device(self) -> Device:
         return self.connection.ask("GET", f"/v1/devices/{self.report.serial}", Device)
 
-    def ask(self, *operators: IBConv) -> tuple[LatencyEntry, ...]:
+    def ask(self, *operators: IBConv | TFLiteModel) -> tuple[LatencyEntry, ...]:
         query = LatencyQuery(device=self.report.model, subjects=operators, client="test")
         return self.connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query).entries
 
-    def queue(self, *operators: IBConv) -> None:
+    def queue(self, *operators: IBConv | TFLiteModel) -> None:
         query = LatencyQuery(device=self.report.model, subjects=operators, queue_missing=True, client="test")
         self.connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query)
 
@@ -140,6 +142,21 @@ def test_what_is_queued_is_measured_and_reported(bench: Bench, operator: Make) -
     latency = bench.ask(operator(height=1))[0].latency
     assert latency is not None
     assert (latency.latency_ms, latency.rounds) == (2.0, 6)
+
+
+def test_a_file_that_was_given_is_measured_as_it_is(bench: Bench) -> None:
+    content, seen = b"\x1c\x00\x00\x00TFL3 given by somebody", set[bytes]()
+    file = TFLiteModel(sha256=sha256(content))
+
+    def behave(model: Path) -> float:
+        seen.add(model.read_bytes())
+        return 2.0
+
+    bench.start(behave)
+    bench.connection.request("PUT", f"/v1/models/{file.sha256}", content=content)
+    bench.queue(file)
+    bench.wait_for(lambda: bench.ask(file)[0].status == LatencyStatus.MEASURED, "not measured")
+    assert content in seen
 
 
 def test_a_subjects_fault_fails_its_job_with_the_reason(bench: Bench, operator: Make) -> None:

@@ -8,13 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import httpx
+import onnxruntime
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from benchmarks.processes import Program, running_service
 from latency_contract.operators import Network
 from latency_contract.tables import Table
 from search_client.cli import app
+from search_client.data import load_data
 
 SMALLEST = Path(__file__).parent / "smallest.toml"
 
@@ -94,6 +97,20 @@ def test_a_finished_search_is_shown_again_without_any_service(finished: Path) ->
     assert "holds a finished search" in result.stderr
     assert "Final architectures on" in result.stdout
     assert (finished / "final.json").read_bytes() == before
+
+
+def test_a_found_network_is_exported_as_the_search_scored_it(finished: Path, tmp_path: Path) -> None:
+    final, out = json.loads((finished / "final.json").read_text()), tmp_path / "network.onnx"
+    found = final["architectures"][0]
+    result = client("export", "--from", str(finished), "--name", found["name"], "--format", "onnx", "--out", str(out))
+    assert result.exit_code == 0, result.stderr
+    data = load_data("digits", input_size=8, validation_per_class=50, seed=final["config"]["seed"])
+    count = len(data.test.labels)
+    ((images, labels),) = data.test.batches(torch.arange(count), batch_size=count)
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(["logits"], {"input": images.numpy()})
+    accuracy = (logits.argmax(axis=1) == labels.numpy()).mean()
+    assert accuracy == pytest.approx(found["one_shot_test_accuracy"], abs=1.5 / len(logits))
 
 
 def test_a_search_stopped_before_its_last_file_ends_with_the_same_bytes(

@@ -1,13 +1,11 @@
 from collections.abc import Callable
 
-import pytest
 from sqlalchemy.orm import Session
 
 from latency_contract.operators import IBConv
-from latency_service import conversion_queue
+from latency_service import conversion_queue, model_files
 from latency_service.conversion_queue import Conversion
 from latency_service.database import Database
-from latency_service.errors import UnknownModel
 from latency_service.subjects import store_subjects
 from tests.conftest import Clock, sha256
 
@@ -42,7 +40,7 @@ def test_a_subject_is_converted_once_however_often_it_is_asked_for(
     with database.writing() as session:
         conversion_queue.store(session, conversion, content=b"model", conversion_s=0.1)
         assert conversion_queue.model_sha256(session, operator().id, precision="float32") == sha256(b"model")
-        assert conversion_queue.content(session, sha256(b"model")) == b"model"
+        assert model_files.content(session, sha256(b"model")) == b"model"
     request(database, clock, operator())
     assert claim(database, clock) is None
 
@@ -103,8 +101,3 @@ def claimed_in(session: Session, clock: Clock) -> Conversion:
     conversion = conversion_queue.claim(session, claim_s=CLAIM_S, now=clock())
     assert conversion is not None
     return conversion
-
-
-def test_an_unknown_model_is_refused(database: Database) -> None:
-    with pytest.raises(UnknownModel, match="no model with SHA-256 0000"), database.reading() as session:
-        conversion_queue.content(session, "0" * 64)

@@ -2,20 +2,25 @@
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psutil
 import pytest
 from sqlalchemy import select, update
 
 from latency_contract.canonical import canonical_json
-from latency_contract.operators import IBConv
+from latency_contract.operators import IBConv, Network
 from latency_service import conversion_queue
 from latency_service.app import utc_now
-from latency_service.converter import Converter
+from latency_service.converter import MAX_WAITING, Converter
 from latency_service.database import Database
+from latency_service.errors import ConversionFailed, ConverterBusy
 from latency_service.models import ModelRow, ModelState, SubjectRow
 from latency_service.settings import Settings
 from latency_service.subjects import store_subjects
+from latency_service.tflite_converter import convert, random_weights
+from latency_service.weights_file import TrainedNetwork
 
 Make = Callable[..., IBConv]
 PATIENCE_S = 60.0
@@ -99,3 +104,75 @@ def test_stopping_gives_a_conversion_under_way_back(database: Database, operator
     wait_for(database, ModelState.CONVERTING)  # TensorFlow is still being imported
     converter.stop()
     wait_for(database, ModelState.PENDING)
+
+
+def trained(operator: IBConv) -> TrainedNetwork:
+    network = Network(operators=(operator,))
+    return TrainedNetwork(network, random_weights(network))
+
+
+def test_a_network_with_weights_comes_before_what_is_queued(
+    converter: Converter, database: Database, operator: Make
+) -> None:
+    request(database, *(operator(height=n) for n in range(1, 30)))
+    model = converter.convert(trained(operator()))
+    assert model == convert(Network(operators=(operator(),)), trained(operator()).weights)
+    with database.reading() as session:
+        assert session.scalars(select(ModelRow).where(ModelRow.state == ModelState.PENDING)).first() is not None
+
+
+def test_a_network_that_tensorflow_refuses_is_a_sentence_and_harms_nothing(
+    converter: Converter, database: Database, operator: Make
+) -> None:
+    wrong = TrainedNetwork(Network(operators=(operator(),)), trained(operator(in_channels=16)).weights)
+    with pytest.raises(ConversionFailed, match="TensorFlow cannot convert Network_1"):
+        converter.convert(wrong)
+    request(database, operator())
+    assert wait_for(database, ModelState.READY).attempts == 1
+
+
+def test_a_process_that_died_is_replaced_for_a_network_with_weights(
+    converter: Converter, database: Database, operator: Make
+) -> None:
+    converter.convert(trained(operator()))
+    (process,) = (converter._pool._processes or {}).values()
+    process.kill()
+    assert converter.convert(trained(operator()))[4:8] == b"TFL3"
+    request(database, operator())
+    assert wait_for(database, ModelState.READY).attempts == 1
+
+
+def test_a_network_that_takes_too_long_is_a_sentence_and_the_queue_goes_on(database: Database, operator: Make) -> None:
+    converter = Converter(database, settings=replace(Settings(), conversion_timeout_s=0.01), clock=utc_now)
+    converter.start()
+    with pytest.raises(ConversionFailed, match=r"Network_1_\w+ was not converted within 0.01 s"):
+        converter.convert(trained(operator()))
+    converter._settings = Settings()
+    request(database, operator())
+    assert wait_for(database, ModelState.READY).attempts == 1
+    converter.stop()
+
+
+def test_more_than_a_few_in_line_are_sent_away(database: Database, operator: Make) -> None:
+    converter = Converter(database, settings=Settings(), clock=utc_now)  # not started: nobody is served
+    with ThreadPoolExecutor() as threads:
+        waiting = [threads.submit(converter.convert, trained(operator())) for _ in range(MAX_WAITING)]
+        while not converter._line.full():
+            time.sleep(0.01)
+        with pytest.raises(ConverterBusy, match="4 networks wait for the converter; try again in a moment"):
+            converter.convert(trained(operator()))
+        converter.start()
+        assert len({one.result() for one in waiting}) == 1
+    converter.stop()
+
+
+def test_who_waits_when_the_converter_stops_is_told_so(database: Database, operator: Make) -> None:
+    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter.start()
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(converter.convert, trained(operator()))  # TensorFlow is still being imported
+        converter.stop()
+        with pytest.raises(ConverterBusy, match="being stopped"):
+            waiting.result()
+    with pytest.raises(ConverterBusy, match="being stopped"):
+        converter.convert(trained(operator()))

@@ -79,6 +79,22 @@ def test_wrong_input_to_predict_and_measure_is_a_sentence(
     assert sentence in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "status", "sentence"),
+    [
+        (["--tflite", "nowhere.tflite"], 1, "nowhere.tflite"),
+        (["--tflite", TINY], 1, "This is no TFLite file"),
+        (["--tflite", TINY, "--from", "final.json"], 2, "--tflite measures a file as it is. Leave out --from"),
+    ],
+)
+def test_wrong_files_to_measure_are_a_sentence(
+    service_url: str, phone: str, options: list[str], status: int, sentence: str
+) -> None:
+    result = runner.invoke(app, ["measure", "--service", service_url, "--device", phone, *options])
+    assert result.exit_code == status
+    assert sentence in result.stderr
+
+
 def test_a_table_that_was_never_built_is_a_sentence(service_url: str, phone: str) -> None:
     result = runner.invoke(app, ["table", "show", "--service", service_url, "--device", phone])
     assert result.exit_code == 1
@@ -97,7 +113,7 @@ def test_a_service_that_cannot_be_reached_is_a_sentence(command: list[str], monk
 @pytest.mark.parametrize(
     "command",
     [
-        ["search"], ["spaces"], ["devices"], ["predict"], ["measure"],
+        ["search"], ["spaces"], ["devices"], ["export"], ["predict"], ["measure"],
         ["table", "build"], ["table", "show"], ["table", "export"],
     ],
 )  # fmt: skip
