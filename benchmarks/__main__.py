@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import demo_search, repeatability, table_time
+from benchmarks import demo_search, nas_bench_macro_search, repeatability, table_time
 
 BENCHMARKS: dict[str, Callable[..., None]] = {
     "table_time": table_time.run,
     "repeatability": repeatability.run,
     "demo_search": demo_search.run,
+    "nas_bench_macro_search": nas_bench_macro_search.run,
 }
 
 

@@ -23,14 +23,16 @@ from search_client.ces import nondomination_ranks
 from search_client.config import SearchConfig
 from search_client.data import ImageData, load_data
 from search_client.errors import ProtocolChanged
+from search_client.known_optimum import KnownOptimum
 from search_client.latencies import LatencyService, additive_latency, predict
-from search_client.oracle import SupernetOracle
+from search_client.oracle import AccuracyOracle, SupernetOracle
 from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution, operator_distribution, prune
 from search_client.run_directory import RunDirectory, write_json
 from search_client.search_problem import Evaluated, LatencyBounds
 from search_client.spaces import SearchSpace, load_space
 from search_client.supernet import Supernet
+from search_client.tabular_oracle import TabularOracle, load_oracle
 from search_client.training import EpochRecord, train_supernet
 
 ORACLE_BATCH_SIZE = 64  # images that pass through a candidate at a time; 128 of the demo's take half again as long
@@ -38,11 +40,11 @@ ORACLE_BATCH_SIZE = 64  # images that pass through a candidate at a time; 128 of
 
 @dataclass(frozen=True)
 class Stage:
-    """A supernet, the search on it, and what the good architectures used."""
+    """A supernet (none where accuracies are published), the search, and what the good architectures used."""
 
     number: int  # from 1
     space: SearchSpace
-    supernet: Supernet
+    supernet: Supernet | None
     evaluated: list[Evaluated]
     distribution: OperatorDistribution
 
@@ -56,19 +58,23 @@ class Search:
     directory: RunDirectory
     progress: ConsoleProgress
     space: SearchSpace = field(init=False)
-    data: ImageData = field(init=False)
+    source: ImageData | TabularOracle = field(init=False)  # what accuracies come from: images to learn, or a table
     table: Table | None = field(init=False)
 
     def __post_init__(self) -> None:
-        input_size = load_space(self.config.space).stem.height
-        self.data = load_data(
-            self.config.data,
-            input_size=input_size,
-            validation_per_class=self.config.validation_per_class,
-            seed=self.config.seed,
-        )
-        self.space = load_space(self.config.space, classes=self.data.classes)
-        self.directory.record_data(self.data.name, self.data.fingerprint)
+        self.space = load_space(self.config.space)
+        if self.config.oracle is not None:
+            self.source = load_oracle(self.config.oracle, self.space)
+        else:
+            assert self.config.data is not None
+            self.source = load_data(
+                self.config.data,
+                input_size=self.space.stem.height,
+                validation_per_class=self.config.validation_per_class,
+                seed=self.config.seed,
+            )
+            self.space = load_space(self.config.space, classes=self.source.classes)
+        self.directory.record_data(self.source.name, self.source.fingerprint)
         self.table = self.directory.table
 
     def run(self) -> Path:
@@ -88,10 +94,11 @@ class Search:
             stages.append(self._stage(number, pruned, parent=last.supernet))
         return self._finish(stages)  # line 11
 
-    def _stage(self, number: int, space: SearchSpace, *, parent: Supernet | None) -> Stage:
-        """Train a supernet (lines 1 and 8), search on it (lines 3 and 10), estimate the distribution (lines 4-6)."""
+    def _trained_supernet(self, number: int, space: SearchSpace, *, parent: Supernet | None) -> Supernet | None:
+        """From random weights or those of the stage before; none where the accuracies are published."""
+        if isinstance(self.source, TabularOracle):
+            return None
         directory = self.directory.stage(number)
-        directory.record_space(space)
         torch.manual_seed(self._seed("initial weights", number))
         supernet = Supernet(space)
         if parent is not None:
@@ -111,14 +118,22 @@ class Search:
 
             train_supernet(
                 supernet,
-                self.data,
+                self.source,
                 recipe=recipe,
                 seed=self._seed("training", number),
                 checkpoint=directory.checkpoint,
                 on_epoch=on_epoch,
             )
-        latency = additive_latency(space, self._complete_table())
+        self._complete_table()
         torch.set_num_threads(cores)
+        return supernet
+
+    def _stage(self, number: int, space: SearchSpace, *, parent: Supernet | None) -> Stage:
+        """Train a supernet (lines 1 and 8), search on it (lines 3 and 10), estimate the distribution (lines 4-6)."""
+        directory = self.directory.stage(number)
+        directory.record_space(space)
+        supernet = self._trained_supernet(number, space, parent=parent)
+        latency = additive_latency(space, self._complete_table())
         known = {item.architecture: item.accuracy for item in directory.history()}
         with self.progress.task(f"stage {number}: searching", self.config.iterations + 1) as advance:
             best = 0.0
@@ -127,7 +142,7 @@ class Search:
                 nonlocal best
                 directory.append_history([item for item in newest if item.architecture not in known])
                 best = max([best, *(item.accuracy for item in newest)])
-                advance(generation + 1, f"best one-shot accuracy {best:.1%}")
+                advance(generation + 1, f"best accuracy {best:.1%}")
 
             last = number == self.config.stages - 1
             evaluated = ALGORITHMS[self.config.final_search if last else "ces"](
@@ -193,10 +208,10 @@ class Search:
         finals = final_architectures(last.evaluated, count=self.config.finals)
         networks = [last.space.network(item.architecture) for item in finals]
         measured = self._measured_whole(networks)
-        test_accuracies = self._oracle(last.supernet, split="test").evaluate([item.architecture for item in finals])
+        best_accuracy = "best_accuracy" if isinstance(self.source, TabularOracle) else "best_one_shot_accuracy"
         final = {
             "config": self.config.model_dump(mode="json", exclude={"device"}),  # the device is named below
-            "data_sha256": self.data.fingerprint,
+            "data_sha256": self.source.fingerprint,
             "device_model": table.device_model,
             "table": {"table_id": table.table_id, "version": table.version},
             "protocol": table.protocol.model_dump(mode="json"),
@@ -206,7 +221,7 @@ class Search:
                     "stage": stage.number,
                     "size": stage.space.size,
                     "evaluated": len(stage.evaluated),
-                    "best_one_shot_accuracy": max(item.accuracy for item in stage.evaluated),
+                    best_accuracy: max(item.accuracy for item in stage.evaluated),
                 }
                 for stage in stages
             ],
@@ -216,20 +231,41 @@ class Search:
                     "choices": dict(zip((layer.name for layer in last.space.layers), item.architecture, strict=True)),
                     "predicted_latency": predict(network, table)._asdict(),
                     "measured_latency": latency.model_dump(mode="json", exclude={"measured_at"}),
-                    "one_shot_accuracy": item.accuracy,
-                    "one_shot_test_accuracy": test_accuracy,
+                    **accuracies,
                     "macs": network.macs,
                     "parameters": network.parameters,
                     "network": network.model_dump(mode="json"),
                 }
-                for place, (item, network, latency, test_accuracy) in enumerate(
-                    zip(finals, networks, measured, test_accuracies, strict=True), start=1
+                for place, (item, network, latency, accuracies) in enumerate(
+                    zip(finals, networks, measured, self._accuracies(last, finals), strict=True), start=1
                 )
             ],
+            **self._distance_from_the_optimum(last),
         }
         self._draw(final, stages)
         write_json(self.directory.final, final)  # the last file: where it is, the search is finished
         return self.directory.final
+
+    def _accuracies(self, last: Stage, finals: Sequence[Evaluated]) -> list[dict[str, float]]:
+        """What `final.json` says of each: published accuracy, or one-shot accuracy on validation and test images."""
+        if isinstance(self.source, TabularOracle):
+            return [{"accuracy": item.accuracy} for item in finals]
+        tested = self._oracle(last.supernet, split="test").evaluate([item.architecture for item in finals])
+        return [
+            {"one_shot_accuracy": item.accuracy, "one_shot_test_accuracy": test_accuracy}
+            for item, test_accuracy in zip(finals, tested, strict=True)
+        ]
+
+    def _distance_from_the_optimum(self, last: Stage) -> dict[str, float]:
+        """Of what the last stage found from the best of the whole space, which is known where a table has it all."""
+        if not isinstance(self.source, TabularOracle):
+            return {}
+        latency = additive_latency(self.space, self._complete_table())
+        optimum = KnownOptimum.of(self.space, latency=latency, oracle=self.source, bounds=self._bounds())
+        return {
+            "regret": optimum.regret(last.evaluated),
+            "hypervolume_ratio": optimum.hypervolume_ratio(last.evaluated),
+        }
 
     def _measured_whole(self, networks: Sequence[Network]) -> list[Latency]:
         """Latencies of whole networks, kept in the directory so that a search stopped here does not ask again."""
@@ -256,10 +292,15 @@ class Search:
         )
         report.write(self.directory.path / "report.html", final)
 
-    def _oracle(self, supernet: Supernet, *, split: Literal["validation", "test"] = "validation") -> SupernetOracle:
+    def _oracle(
+        self, supernet: Supernet | None, *, split: Literal["validation", "test"] = "validation"
+    ) -> AccuracyOracle:
+        if isinstance(self.source, TabularOracle):
+            return self.source
+        assert supernet is not None
         return SupernetOracle(
             supernet,
-            self.data,
+            self.source,
             calibration_images=self.config.calibration_images,
             batch_size=ORACLE_BATCH_SIZE,
             split=split,
@@ -278,9 +319,14 @@ class Search:
             )
 
     def _say_what_is_searched(self) -> None:
+        accuracies = (
+            f"with the accuracies of {self.source.name}"
+            if isinstance(self.source, TabularOracle)
+            else f"on {self.source.name} ({len(self.source.train.labels):,} training images)"
+        )
         self.progress.say(
-            f"searching '{self.space.name}' ({self.space.size:,} architectures) on {self.data.name}"
-            f" ({len(self.data.train.labels):,} training images) for {self.service.device.model}"
+            f"searching '{self.space.name}' ({self.space.size:,} architectures) {accuracies}"
+            f" for {self.service.device.model}"
         )
 
     def _seed(self, purpose: str, stage: int) -> int:
