@@ -3,7 +3,8 @@
 NAS-Bench-Macro (6,561 networks on CIFAR-10) is searched under three bounds on MACs, in millions, which stand in for an
 additive latency. The bounds were fixed before anything was run: the upper ones are the quartiles of the MACs of all
 architectures, each lower one is the quartile before. Every algorithm evaluates the same number of distinct
-architectures within the bounds, in populations of the same size; no setting was chosen by its result here. Figures:
+architectures within the bounds, in populations of the same size. One choice was made after a first result here: how
+CES picks parents (docs/decisions/0010, which also has results on other seeds and other problems). Figures:
 
     regret_N_ALGORITHM        accuracy of the best network within the bounds minus that of the best of the first N
                               evaluated: mean over bounds and seeds, with the 95 % bootstrap interval of the mean

@@ -37,8 +37,8 @@ from search_client.spaces import Architecture, SearchSpace
 # differ from their parent after rounding; at pymoo's 20, one or two of ten.
 MUTATION_ETA = 3.0
 
-# Architectures that compete to be one parent. The best of 9 is on average among the best tenth, as is a parent drawn
-# from the best fifth, which is how SPOS selects; the best of 2, as in NSGA-II, only among the best third.
+# Architectures that compete to be one parent. The best of 9 stands on average at the best tenth of the population, as
+# does a draw from its best fifth, which is how SPOS selects; the best of 2, as in NSGA-II, only at the best third.
 TOURNAMENT = 9
 
 
