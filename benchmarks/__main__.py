@@ -9,6 +9,7 @@ from benchmarks import (
     ces_overhead,
     demo_search,
     nas_bench_macro_ranking,
+    nas_bench_macro_search,
     population_evaluation,
     repeatability,
     supernet_step,
@@ -23,6 +24,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "ces_overhead": ces_overhead.run,
     "population_evaluation": population_evaluation.run,
     "nas_bench_macro_ranking": nas_bench_macro_ranking.run,
+    "nas_bench_macro_search": nas_bench_macro_search.run,
 }
 
 

@@ -20,7 +20,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +36,7 @@ from search_client.pruning import operator_distribution, prune
 from search_client.search_problem import SearchBudget
 from search_client.spaces import Architecture, SearchSpace, load_space
 from search_client.supernet import Supernet
+from search_client.tabular_oracle import distinct_architectures
 from search_client.training import EpochRecord, TrainingRecipe, train_supernet
 
 SHARED_DATA = Path(os.environ.get("PADNAS_SHARED_DATA", "../shared/data"))
@@ -172,11 +172,7 @@ class _Trial:
         return prune(space, operator_distribution(space, evaluated))
 
     def _sample(self, space: SearchSpace) -> list[Architecture]:
-        """Distinct networks: Identity may change its place inside a block without changing the network."""
-        networks: dict[str, Architecture] = {}
-        for architecture in product(*(layer.choices for layer in space.layers)):
-            networks.setdefault(space.network(architecture).id, architecture)
-        distinct = list(networks.values())
+        distinct = distinct_architectures(space)
         chosen = np.random.default_rng(self.seed).permutation(len(distinct))[:SAMPLE]
         return [distinct[index] for index in chosen]
 

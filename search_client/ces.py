@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pymoo.algorithms.moo.nsga2 import NSGA2, binary_tournament
+from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.duplicate import DefaultDuplicateElimination
 from pymoo.core.mating import Mating
 from pymoo.core.population import Population
@@ -25,15 +25,21 @@ from search_client.search_problem import (
     AdditiveLatency,
     Evaluated,
     LatencyBounds,
+    Row,
     SearchBudget,
     evaluate_generation,
     initial_genes,
+    random_genes,
 )
 from search_client.spaces import Architecture, SearchSpace
 
 # Distribution index of polynomial mutation. At 3, seven of ten mutated genes of a layer with seven choices still
 # differ from their parent after rounding; at pymoo's 20, one or two of ten.
 MUTATION_ETA = 3.0
+
+# Architectures that compete to be one parent. The best of 9 stands on average at the best tenth of the population, as
+# does a draw from its best fifth, which is how SPOS selects; the best of 2, as in NSGA-II, only at the best third.
+TOURNAMENT = 9
 
 
 def constrained_evolutionary_search(
@@ -49,13 +55,14 @@ def constrained_evolutionary_search(
 ) -> list[Evaluated]:
     """Every architecture that the search evaluated, in order (line 3 of Algorithm 1).
 
-    Offspring outside the bounds are discarded at crossover and mutation and drawn again; nothing within them is
-    discarded for its accuracy. No architecture is evaluated twice. A generation may be smaller than the population
-    where the space is nearly exhausted, and the search ends early where no new offspring is found.
+    Parents win tournaments by nondomination rank, and of equal rank by accuracy (docs/decisions/0010); who survives is
+    decided by rank and crowding distance. Offspring outside the bounds are discarded at crossover and mutation and
+    drawn again; nothing within them is discarded for its accuracy. No architecture is evaluated twice. A generation
+    that mating cannot complete is completed by random architectures; the search ends early when these run out too.
     """
     rng = np.random.default_rng(seed)
     evaluated: list[Evaluated] = []
-    seen: set[tuple[int, ...]] = set()
+    seen: set[Row] = set()
     problem = Problem(
         n_var=len(space.layers),
         n_obj=2,
@@ -65,13 +72,13 @@ def constrained_evolutionary_search(
     algorithm = NSGA2(
         pop_size=budget.population,
         sampling=initial_genes(space, latency=latency, bounds=bounds, budget=budget, rng=rng),
-        mating=_BoundedMating(latency=latency, bounds=bounds, seen=seen, max_tries=budget.max_tries),
+        mating=_BoundedMating(space, latency=latency, bounds=bounds, budget=budget, seen=seen),
         output=None,
     )
     algorithm.setup(problem, seed=rng, termination=NoTermination())  # pymoo draws from this very generator
     for generation in range(budget.iterations + 1):
         offspring = algorithm.ask()
-        if offspring is None:  # no new architecture is left within reach of the population
+        if offspring is None:  # everything within the bounds was evaluated
             break
         genes = offspring.get("X").astype(int)
         newest = evaluate_generation(
@@ -107,22 +114,45 @@ def _objectives(evaluated: Sequence[Evaluated]) -> NDArray[np.float64]:
 class _BoundedMating(Mating):  # type: ignore[misc]  # pymoo is untyped
     """Two-point crossover and polynomial mutation, without offspring that is out of bounds or was seen before.
 
-    pymoo asks again for what is lacking, up to `max_tries` times.
+    pymoo asks again for what is lacking, up to `max_tries` times; then random architectures take its place.
     """
 
     def __init__(
-        self, *, latency: AdditiveLatency, bounds: LatencyBounds, seen: set[tuple[int, ...]], max_tries: int
+        self,
+        space: SearchSpace,
+        *,
+        latency: AdditiveLatency,
+        bounds: LatencyBounds,
+        budget: SearchBudget,
+        seen: set[Row],
     ) -> None:
         super().__init__(
-            selection=TournamentSelection(func_comp=binary_tournament),
+            selection=TournamentSelection(func_comp=_best_by_rank_and_accuracy, pressure=TOURNAMENT),
             crossover=TwoPointCrossover(),
             mutation=PolynomialMutation(eta=MUTATION_ETA),
             eliminate_duplicates=DefaultDuplicateElimination(),
-            n_max_iterations=max_tries,
+            n_max_iterations=budget.max_tries,
         )
+        self.space = space
         self.latency = latency
         self.bounds = bounds
+        self.budget = budget
         self.seen = seen
+
+    def do(self, problem: Problem, pop: Population, n_offsprings: int, **kwargs: Any) -> Population:
+        offspring = super().do(problem, pop, n_offsprings, **kwargs)
+        if len(offspring) < n_offsprings:
+            filling = random_genes(
+                self.space,
+                latency=self.latency,
+                bounds=self.bounds,
+                budget=self.budget,
+                rng=kwargs["random_state"],
+                seen=self.seen.union(tuple(individual.X.tolist()) for individual in offspring),
+            )
+            missing = n_offsprings - len(offspring)
+            offspring = Population.merge(offspring, Population.new("X", filling[:missing]))
+        return offspring
 
     def _do(self, *args: Any, **kwargs: Any) -> Population:
         offspring = super()._do(*args, **kwargs)
@@ -130,3 +160,11 @@ class _BoundedMating(Mating):  # type: ignore[misc]  # pymoo is untyped
         offspring.set("X", genes)
         new = np.array([tuple(row) not in self.seen for row in genes.tolist()])
         return offspring[new & self.bounds.contain(self.latency.of(genes))]
+
+
+def _best_by_rank_and_accuracy(population: Population, tournaments: NDArray[np.int64], **_: Any) -> NDArray[np.int64]:
+    """Index (N, 1) of the winner of each tournament (N, TOURNAMENT) of indices into the population."""
+    order = np.lexsort((population.get("F")[:, 1], population.get("rank")))  # rank first, then error
+    place = np.argsort(order)
+    winners = place[tournaments].argmin(axis=1, keepdims=True)
+    return np.take_along_axis(tournaments, winners, axis=1)

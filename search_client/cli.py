@@ -79,6 +79,7 @@ def search(
     out: Annotated[Path, typer.Option(help="directory of the search; the same one resumes it")],
     space: Annotated[str | None, typer.Option(help="a built-in space, or the path of a TOML file")] = None,
     data: Annotated[str | None, typer.Option(help="digits, cifar10:PATH, folder:PATH or huggingface:PATH")] = None,
+    oracle: Annotated[str | None, typer.Option(help="published accuracies, no training: nas-bench-macro:PATH")] = None,
     device: DeviceOption = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings")] = None,
     latency_min: Annotated[float | None, typer.Option(help="lower bound in ms")] = None,
@@ -113,6 +114,7 @@ def search(
     flags = {
         "space": space,
         "data": data,
+        "oracle": oracle,
         "device": device,
         "latency_min_ms": latency_min,
         "latency_max_ms": latency_max,

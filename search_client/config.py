@@ -16,6 +16,7 @@ from latency_contract.canonical import Contract
 from latency_contract.errors import validation_sentence
 from search_client.data import ImageData, load_data
 from search_client.decoding import DecodingPass
+from search_client.errors import InvalidData
 from search_client.progress import ConsoleProgress
 from search_client.search_problem import SearchBudget
 from search_client.spaces import SearchSpace, load_space, space_recipe
@@ -29,7 +30,8 @@ class SearchConfig(Contract):
     """Every setting of a search; defaults are those of section 4.1 of the paper."""
 
     space: str
-    data: str
+    data: str | None = None  # None with an oracle, which needs no images
+    oracle: str | None = None  # TABLE:PATH of published accuracies; None: those of the trained supernet
     validation_per_class: Annotated[int, Field(ge=1)] = 50  # images of the training part
     train_per_class: Annotated[int, Field(ge=1)] | None = None  # at most so many of the others; None: all
     device: str | None = None  # None: the only one that the service knows
@@ -63,6 +65,8 @@ class SearchConfig(Contract):
                 f"{self.stages} stages train the supernet {self.stages - 1} times, but there are {len(self.epochs)}"
                 f" epochs and {len(self.learning_rates)} learning_rates; give one of each for every training"
             )
+        if (self.data is None) == (self.oracle is None):
+            raise ValueError("a search needs either data or an oracle, and only one of them")
         low_ms, high_ms = self.latency_min_ms, self.latency_max_ms
         if low_ms is not None and high_ms is not None and low_ms > high_ms:
             raise ValueError(f"latency_min_ms {low_ms:g} is above latency_max_ms {high_ms:g}")
@@ -91,7 +95,13 @@ class SearchConfig(Contract):
         return load_space(self.space, input_size=self.input_size, width=self.width, classes=classes)
 
     def load_data(self, *, known: DecodingPass | None, progress: ConsoleProgress) -> ImageData:
-        """Photos are not looked through again where `known` says what is in them. Raises InvalidData."""
+        """Photos are not looked through again where `known` says what is in them.
+
+        Raises:
+            InvalidData: as `load_data`, or there is no data set, as accuracies came from a table.
+        """
+        if self.data is None:
+            raise InvalidData("This search used published accuracies and no images. Give a data set with --data.")
         return load_data(
             self.data,
             input_size=self.load_space().stem.height,
@@ -118,8 +128,12 @@ def resolve(flags: dict[str, Any], *, file: Path | None) -> SearchConfig:
     """
     settings = _read(file) if file is not None else {}
     settings |= {name: value for name, value in flags.items() if value is not None}
-    if missing := [name for name in ("space", "data") if name not in settings]:
-        raise ValueError(f"No {' and no '.join(missing)} given. Use {' and '.join(f'--{name}' for name in missing)}.")
+    needed = ("space",) if "oracle" in settings else ("space", "data")
+    if missing := [name for name in needed if name not in settings]:
+        instead = " A search with published accuracies (--oracle) needs no data." if "data" in missing else ""
+        raise ValueError(
+            f"No {' and no '.join(missing)} given. Use {' and '.join(f'--{name}' for name in missing)}.{instead}"
+        )
     defaults = {name: field.default for name, field in SearchConfig.model_fields.items() if not field.is_required()}
     defaults |= space_recipe(str(settings["space"]))
     stages = settings.get("stages", defaults["stages"])

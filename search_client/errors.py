@@ -2,7 +2,7 @@
 
 SearchError
 ├── InvalidSpace              a search space that cannot be built (also a ValueError)
-├── InvalidData               no such data set, or one that cannot be used
+├── InvalidData               no such data set, or a file that does not hold what it should
 ├── WorkersLost               a process that decodes images is gone
 ├── NoFeasibleArchitecture    nothing in the space satisfies the latency bounds
 ├── TrainingDiverged          the loss is no longer a number

@@ -24,14 +24,16 @@ from search_client.ces import nondomination_ranks
 from search_client.config import CHANGE_NO_RESULT, SearchConfig
 from search_client.data import ImageData
 from search_client.errors import ProtocolChanged
+from search_client.known_optimum import KnownOptimum
 from search_client.latencies import LatencyService, additive_latency, predict
-from search_client.oracle import SupernetOracle, TimedOracle
+from search_client.oracle import AccuracyOracle, SupernetOracle, TimedOracle
 from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution, operator_distribution, prune
 from search_client.run_directory import GenerationRecord, RunDirectory, write_json
 from search_client.search_problem import Evaluated, LatencyBounds
 from search_client.spaces import SearchSpace
 from search_client.supernet import Supernet
+from search_client.tabular_oracle import TabularOracle, load_oracle
 from search_client.tensorboard import tensorboard
 from search_client.training import EpochRecord, train_supernet
 
@@ -40,11 +42,11 @@ ORACLE_BATCH_SIZE = 64  # images that pass through a candidate at a time; 128 of
 
 @dataclass(frozen=True)
 class Stage:
-    """A supernet, the search on it, and what the good architectures used."""
+    """A supernet (none where accuracies are published), the search, and what the good architectures used."""
 
     number: int  # from 1
     space: SearchSpace
-    supernet: Supernet
+    supernet: Supernet | None
     evaluated: list[Evaluated]
     distribution: OperatorDistribution
 
@@ -58,15 +60,19 @@ class Search:
     directory: RunDirectory
     progress: ConsoleProgress
     space: SearchSpace = field(init=False)
-    data: ImageData = field(init=False)
+    source: ImageData | TabularOracle = field(init=False)  # what accuracies come from: images to learn, or a table
     table: Table | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.data = self.config.load_data(known=self.directory.decoding(), progress=self.progress)
-        if self.data.decoding is not None:
-            self.directory.save_decoding(self.data.decoding)
-        self.space = self.config.load_space(classes=self.data.classes)
-        self.directory.record_data(self.data.record())
+        self.space = self.config.load_space()
+        if self.config.oracle is not None:
+            self.source = load_oracle(self.config.oracle, self.space)
+        else:
+            self.source = self.config.load_data(known=self.directory.decoding(), progress=self.progress)
+            if self.source.decoding is not None:
+                self.directory.save_decoding(self.source.decoding)
+            self.space = self.config.load_space(classes=self.source.classes)
+        self.directory.record_data(self.source.record())
         self.table = self.directory.table
 
     def run(self) -> Path:
@@ -86,10 +92,11 @@ class Search:
             stages.append(self._stage(number, pruned, parent=last.supernet))
         return self._finish(stages)  # line 11
 
-    def _stage(self, number: int, space: SearchSpace, *, parent: Supernet | None) -> Stage:
-        """Train a supernet (lines 1 and 8), search on it (lines 3 and 10), estimate the distribution (lines 4-6)."""
+    def _trained_supernet(self, number: int, space: SearchSpace, *, parent: Supernet | None) -> Supernet | None:
+        """From random weights or those of the stage before; none where the accuracies are published."""
+        if isinstance(self.source, TabularOracle):
+            return None
         directory = self.directory.stage(number)
-        directory.record_space(space)
         torch.manual_seed(self._seed("initial weights", number))
         supernet = Supernet(space)
         if parent is not None:
@@ -113,14 +120,22 @@ class Search:
 
             train_supernet(
                 supernet,
-                self.data,
+                self.source,
                 recipe=recipe,
                 seed=self._seed("training", number),
                 checkpoint=directory.checkpoint,
                 on_epoch=on_epoch,
             )
-        latency = additive_latency(space, self._complete_table())
+        self._complete_table()
         torch.set_num_threads(cores)
+        return supernet
+
+    def _stage(self, number: int, space: SearchSpace, *, parent: Supernet | None) -> Stage:
+        """Train a supernet (lines 1 and 8), search on it (lines 3 and 10), estimate the distribution (lines 4-6)."""
+        directory = self.directory.stage(number)
+        directory.record_space(space)
+        supernet = self._trained_supernet(number, space, parent=parent)
+        latency = additive_latency(space, self._complete_table())
         known = {item.architecture: item.accuracy for item in directory.history()}
         with self.progress.task(f"stage {number}: searching", self.config.iterations + 1) as advance:
             best = 0.0
@@ -137,7 +152,7 @@ class Search:
                     )
                 heard_at, heard_oracle_s = time.perf_counter(), oracle.seconds
                 best = max([best, *(item.accuracy for item in newest)])
-                advance(generation + 1, f"best one-shot accuracy {best:.1%}")
+                advance(generation + 1, f"best accuracy {best:.1%}")
 
             last = number == self.config.stages - 1
             evaluated = ALGORITHMS[self.config.final_search if last else "ces"](
@@ -205,11 +220,10 @@ class Search:
         finals = self._final_architectures(last.evaluated)
         networks = [last.space.network(item.architecture) for item in finals.values()]
         measured = self._measured_whole(networks)
-        found = [item.architecture for item in finals.values()]
-        test_accuracies = self._oracle(last.supernet, split="test").evaluate(found)
+        best_accuracy = "best_accuracy" if isinstance(self.source, TabularOracle) else "best_one_shot_accuracy"
         final = {
             "config": self.config.model_dump(mode="json", exclude=CHANGE_NO_RESULT),
-            "data_sha256": self.data.fingerprint,
+            "data_sha256": self.source.fingerprint,
             "device_model": table.device_model,
             "table": {"table_id": table.table_id, "version": table.version},
             "protocol": table.protocol.model_dump(mode="json"),
@@ -219,7 +233,7 @@ class Search:
                     "stage": stage.number,
                     "size": stage.space.size,
                     "evaluated": len(stage.evaluated),
-                    "best_one_shot_accuracy": max(item.accuracy for item in stage.evaluated),
+                    best_accuracy: max(item.accuracy for item in stage.evaluated),
                 }
                 for stage in stages
             ],
@@ -229,16 +243,16 @@ class Search:
                     "choices": dict(zip((layer.name for layer in last.space.layers), item.architecture, strict=True)),
                     "predicted_latency": predict(network, table)._asdict(),
                     "measured_latency": latency.model_dump(mode="json", exclude={"measured_at"}),
-                    "one_shot_accuracy": item.accuracy,
-                    "one_shot_test_accuracy": test_accuracy,
+                    **accuracies,
                     "macs": network.macs,
                     "parameters": network.parameters,
                     "network": network.model_dump(mode="json"),
                 }
-                for (name, item), network, latency, test_accuracy in zip(
-                    finals.items(), networks, measured, test_accuracies, strict=True
+                for (name, item), network, latency, accuracies in zip(
+                    finals.items(), networks, measured, self._accuracies(last, list(finals.values())), strict=True
                 )
             ],
+            **self._distance_from_the_optimum(last),
         }
         self._draw(final, stages)
         write_json(self.directory.final, final)  # the last file: where it is, the search is finished
@@ -255,6 +269,27 @@ class Search:
             attainable_ms = additive_latency(self.space, self._complete_table()).attainable()
             raise LatencyBounds(self._bounds().min_ms, max(self.config.latency_targets_ms)).infeasible(attainable_ms)
         return {f"{target_ms:g}ms": item for target_ms, item in best_for.items()}
+
+    def _accuracies(self, last: Stage, finals: Sequence[Evaluated]) -> list[dict[str, float]]:
+        """What `final.json` says of each: published accuracy, or one-shot accuracy on validation and test images."""
+        if isinstance(self.source, TabularOracle):
+            return [{"accuracy": item.accuracy} for item in finals]
+        tested = self._oracle(last.supernet, split="test").evaluate([item.architecture for item in finals])
+        return [
+            {"one_shot_accuracy": item.accuracy, "one_shot_test_accuracy": test_accuracy}
+            for item, test_accuracy in zip(finals, tested, strict=True)
+        ]
+
+    def _distance_from_the_optimum(self, last: Stage) -> dict[str, float]:
+        """Of what the last stage found from the best of the whole space, which is known where a table has it all."""
+        if not isinstance(self.source, TabularOracle):
+            return {}
+        latency = additive_latency(self.space, self._complete_table())
+        optimum = KnownOptimum.of(self.space, latency=latency, oracle=self.source, bounds=self._bounds())
+        return {
+            "regret": optimum.regret(last.evaluated),
+            "hypervolume_ratio": optimum.hypervolume_ratio(last.evaluated),
+        }
 
     def _measured_whole(self, networks: Sequence[Network]) -> list[Latency]:
         """Latencies of whole networks, kept in the directory so that a search stopped here does not ask again."""
@@ -282,10 +317,15 @@ class Search:
         )
         report.write(self.directory.path / "report.html", final)
 
-    def _oracle(self, supernet: Supernet, *, split: Literal["validation", "test"] = "validation") -> SupernetOracle:
+    def _oracle(
+        self, supernet: Supernet | None, *, split: Literal["validation", "test"] = "validation"
+    ) -> AccuracyOracle:
+        if isinstance(self.source, TabularOracle):
+            return self.source
+        assert supernet is not None
         return SupernetOracle(
             supernet,
-            self.data,
+            self.source,
             calibration_images=self.config.calibration_images,
             batch_size=ORACLE_BATCH_SIZE,
             memory_mb=self.config.evaluation_memory_mb,
@@ -305,9 +345,14 @@ class Search:
             )
 
     def _say_what_is_searched(self) -> None:
+        accuracies = (
+            f"with the accuracies of {self.source.name}"
+            if isinstance(self.source, TabularOracle)
+            else f"on {self.source.name} ({len(self.source.train.labels):,} training images)"
+        )
         self.progress.say(
-            f"searching '{self.space.name}' ({self.space.size:,} architectures) on {self.data.name}"
-            f" ({len(self.data.train.labels):,} training images) for {self.service.device.model}"
+            f"searching '{self.space.name}' ({self.space.size:,} architectures) {accuracies}"
+            f" for {self.service.device.model}"
         )
 
     def _seed(self, purpose: str, stage: int) -> int:

@@ -20,6 +20,15 @@ def test_final_search_names_the_algorithms_that_there_are() -> None:
     assert set(get_args(SearchConfig.model_fields["final_search"].annotation)) == set(ALGORITHMS)
 
 
+def test_an_oracle_needs_no_data() -> None:
+    config = resolve({"space": "nas-bench-macro", "oracle": "nas-bench-macro:a.json"}, file=None)
+    assert (config.data, config.oracle) == (None, "nas-bench-macro:a.json")
+    with pytest.raises(
+        ValueError, match=r"Use --data\. A search with published accuracies \(--oracle\) needs no data\."
+    ):
+        resolve({"space": "nas-bench-macro"}, file=None)
+
+
 def test_a_flag_beats_the_file_and_the_file_beats_the_recipe(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('space = "demo"\ndata = "digits"\npopulation = 10\niterations = 3\n')
@@ -44,6 +53,7 @@ def test_fewer_stages_train_as_many_epochs(stages: int, epochs: tuple[int, ...],
     [
         ({}, "No space and no data given. Use --space and --data"),
         ({"space": "demo"}, "No data given"),
+        ({"oracle": "nas-bench-macro:a.json"}, "either data or an oracle, and only one of them"),
         ({"stages": 5}, "5 stages train the supernet 4 times, but there are 3 epochs"),
         ({"epochs": [1]}, "but there are 1 epochs"),
         ({"latency_min_ms": 2.0, "latency_max_ms": 1.0}, "latency_min_ms 2 is above latency_max_ms 1"),

@@ -46,6 +46,22 @@ def test_a_latency_out_of_bounds_is_a_miss_even_if_the_prediction_was_inside() -
     assert missed.note == "out of bounds"
 
 
+def test_published_accuracies_have_no_second_number_on_test_images(tmp_path: Path) -> None:
+    published = final(latency(1.0))
+    (architecture,) = published["architectures"]
+    for key in ("one_shot_accuracy", "one_shot_test_accuracy"):
+        del architecture[key]
+    architecture["accuracy"] = 0.931
+    published["stages"] = [{"stage": 1, "size": 6561, "evaluated": 64, "best_accuracy": 0.931}]
+    published["config"] |= {"data": None, "oracle": "nas-bench-macro:table.json"}
+    (row,) = report.rows(published)
+    assert (row.accuracy, row.test_accuracy) == ("93.1%", "")
+    report.write(tmp_path / "report.html", published)
+    page = (tmp_path / "report.html").read_text()
+    assert "nas-bench-macro:table.json" in page
+    assert "one-shot" not in page.lower()
+
+
 def test_an_unsteady_measurement_is_said_to_be_one() -> None:
     (row,) = report.rows(final(latency(1.3, "unsteady")))
     assert row.note == "unsteady, out of bounds"
