@@ -1,6 +1,7 @@
 """Runs side by side: grouped by their settings, with mean and deviation over seeds (Tables 6, 8 and 9 of the paper)."""
 
 import json
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -14,7 +15,7 @@ from search_client.analyses import RunRecord, Spread, last_layer, numbers, sprea
 from search_client.figures.accuracy import AccuracyCurves, draw_agreement, draw_supernet_accuracy
 from search_client.figures.operators import draw_last_layer
 from search_client.figures.style import group_colour
-from search_client.pages import ABSENT, size, write_page
+from search_client.pages import ABSENT, percent, size, write_page
 from search_client.pages import spread as written
 from search_client.run_directory import write_json
 
@@ -243,6 +244,6 @@ def _layer_rows(groups: Sequence[Group]) -> list[tuple[str, str, str]]:
         found = last_layer(group.runs)
         used = spread(sum(p > 0 for p in run.stages[-1].distribution[-1].values()) for run in group.runs)
         deviations = [one.deviation for one in found.values() if one.deviation is not None]
-        mean_deviation = f"{100 * sum(deviations) / len(deviations):.1f} %" if deviations else ABSENT
-        rows.append((group.label, f"{written(used, decimals=1)} of {len(found)}", mean_deviation))
+        mean_deviation = statistics.fmean(deviations) if deviations else None
+        rows.append((group.label, f"{written(used, decimals=1)} of {len(found)}", percent(mean_deviation)))
     return rows

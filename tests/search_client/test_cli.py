@@ -114,7 +114,7 @@ def test_report_and_compare_need_no_service(make_run: Callable[..., Path], tmp_p
     [
         (["report", "nowhere"], "nowhere does not hold a finished search"),
         (["compare", "nowhere", "--out", "out"], "nowhere does not hold a finished search"),
-        (["compare", "--out", "out"], "Missing argument 'RUNS...'"),
+        (["compare", "--out", "out"], "Missing argument"),
     ],
 )
 def test_wrong_input_to_report_and_compare_is_a_sentence(command: list[str], sentence: str) -> None:

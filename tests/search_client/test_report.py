@@ -127,6 +127,6 @@ def test_a_report_is_rebuilt_from_files_as_the_search_wrote_it(make_run: Callabl
 
 @pytest.mark.parametrize("space", ["large", "mbv3", "nas-bench-macro"])
 def test_every_built_in_space_can_be_drawn(make_run: Callable[..., Path], space: str) -> None:
-    run = read_run(RunFiles(make_run("run", space=space, trained=False, classes=1000)))
+    run = read_run(RunFiles(make_run("run", space=space, stages=2, trained=False)))
     report.write(run)
     assert (run.path / "figures" / "architectures.png").stat().st_size > 0
