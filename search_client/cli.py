@@ -446,6 +446,48 @@ def train(
     output.print(str(out or run.standalone), soft_wrap=True)
 
 
+@app.command(epilog="Example: padnas-client report runs/first")
+@errors_are_sentences
+def report(
+    run: Annotated[Path, typer.Argument(help="directory of a finished search")], as_json: JsonOption = False
+) -> None:
+    """Write a search's report anew, from its files alone."""
+    from search_client import report as report_of
+    from search_client.analyses import numbers, read_run
+    from search_client.run_directory import RunFiles
+
+    record = read_run(RunFiles(run))
+    report_of.write(record)
+    if as_json:
+        typer.echo(json.dumps(numbers(record)))
+        return
+    output.print(report_of.terminal_table(record.final))
+    output.print(str(run / "report.html"), soft_wrap=True)
+
+
+@app.command(epilog="Example: padnas-client compare runs/m2-seed1 runs/m2-seed2 runs/m4-seed1 --out runs/comparison")
+@errors_are_sentences
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="directories of finished searches")],
+    out: Annotated[Path, typer.Option(help="directory for compare.html, compare.json and figures/")],
+    as_json: JsonOption = False,
+) -> None:
+    """Compare searches; those that differ in nothing but their seed are one group, with mean and deviation."""
+    from search_client import comparison
+    from search_client.analyses import read_run
+    from search_client.run_directory import RunFiles
+
+    groups = comparison.grouped([read_run(RunFiles(run)) for run in runs])
+    comparison.write(out, groups)
+    if as_json:
+        typer.echo((out / "compare.json").read_text(), nl=False)
+        return
+    output.print(comparison.terminal_table(groups))
+    for note in comparison.notes(groups):
+        output.print(note, soft_wrap=True)
+    output.print(str(out / "compare.html"), soft_wrap=True)
+
+
 @contextmanager
 def _latencies(service: str, device: str | None, *, client: str, wait: bool = False) -> Iterator["LatencyService"]:
     from search_client.latencies import LatencyService

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -18,8 +18,9 @@ from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceUnreachable
 from latency_contract.operators import Network
 from latency_contract.tables import Latency, Purpose, Table
-from search_client import figures, report
+from search_client import report
 from search_client.algorithms import ALGORITHMS
+from search_client.analyses import read_run
 from search_client.ces import nondomination_ranks
 from search_client.config import CHANGE_NO_RESULT, SearchConfig
 from search_client.data import ImageData
@@ -254,7 +255,7 @@ class Search:
             ],
             **self._distance_from_the_optimum(last),
         }
-        self._draw(final, stages)
+        report.write(read_run(self.directory, final))
         write_json(self.directory.final, final)  # the last file: where it is, the search is finished
         return self.directory.final
 
@@ -302,20 +303,6 @@ class Search:
             with suppress(ServiceUnreachable):
                 self.service.release()
         return [kept[network.id] for network in networks]
-
-    def _draw(self, final: dict[str, Any], stages: Sequence[Stage]) -> None:
-        folder = self.directory.figures
-        folder.mkdir(exist_ok=True)
-        figures.draw_pareto(folder / "pareto.png", final, {stage.number: stage.evaluated for stage in stages})
-        figures.draw_distributions(
-            folder / "distribution.png",
-            self.space,
-            {
-                f"stage {stage.number}: {stage.space.size:,} architectures": (stage.space, stage.distribution)
-                for stage in stages
-            },
-        )
-        report.write(self.directory.path / "report.html", final)
 
     def _oracle(
         self, supernet: Supernet | None, *, split: Literal["validation", "test"] = "validation"

@@ -1,14 +1,15 @@
 """The report of a search: one page that a browser opens from disk, and the same table for a terminal."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from search_client.durable_files import write_text
+from search_client.analyses import RunRecord, accuracy_of
+from search_client.figures.accuracy import AccuracyCurves, draw_agreement, draw_pareto, draw_supernet_accuracy
+from search_client.figures.operators import draw_architectures, draw_distributions
+from search_client.pages import ABSENT, estimate, percent, seconds, size, write_page
 
 
 class Row(NamedTuple):
@@ -46,18 +47,13 @@ def rows(final: Mapping[str, Any]) -> list[Row]:
                 difference=f"{predicted['latency_ms'] / measured['latency_ms'] - 1:+.1%}",
                 within_bounds=within_bounds,
                 note=", ".join(notes),
-                accuracy=f"{accuracy_of(architecture):.1%}",
-                test_accuracy=f"{tested:.1%}" if (tested := architecture.get("one_shot_test_accuracy")) else "",
-                macs=f"{architecture['macs'] / 1e6:.2f} M",
-                parameters=f"{architecture['parameters'] / 1e6:.3f} M",
+                accuracy=percent(accuracy_of(architecture)),
+                test_accuracy=percent(architecture.get("one_shot_test_accuracy")),
+                macs=_millions(architecture["macs"], decimals=2),
+                parameters=_millions(architecture["parameters"], decimals=3),
             )
         )
     return made
-
-
-def accuracy_of(architecture: Mapping[str, Any]) -> float:
-    """One-shot accuracy, or the one that a table has published, in [0, 1]."""
-    return float(architecture["accuracy"] if "accuracy" in architecture else architecture["one_shot_accuracy"])
 
 
 def terminal_table(final: Mapping[str, Any]) -> Table:
@@ -72,19 +68,136 @@ def terminal_table(final: Mapping[str, Any]) -> Table:
     return table
 
 
-def write(path: Path, final: Mapping[str, Any]) -> None:
-    """The page; its pictures are those in `figures/` beside it."""
-    environment = Environment(
-        loader=PackageLoader("search_client", "templates"), autoescape=True, undefined=StrictUndefined
+def write(run: RunRecord) -> None:
+    """`report.html` and the pictures in `figures/` beside it; what a run has no data for is left out."""
+    figures = run.path / "figures"
+    final = run.final
+    draw_pareto(figures / "pareto.png", run)
+    draw_distributions(
+        figures / "distribution.png",
+        run.space,
+        {
+            f"stage {number}: {size(stage.space.size)} architectures": (stage.space, stage.distribution)
+            for number, stage in enumerate(run.stages, start=1)
+        },
     )
-    published = "accuracy" in final["architectures"][0]
-    page = environment.get_template("report.html").render(
+    draw_architectures(
+        figures / "architectures.png",
+        run.space,
+        [
+            {
+                "name": one["name"],
+                "choices": one["choices"],
+                "latency_ms": one["measured_latency"]["latency_ms"],
+                "accuracy": accuracy_of(one),
+            }
+            for one in final["architectures"]
+        ],
+    )
+    if run.accuracy_by_epoch:
+        curves = AccuracyCurves([run.accuracy_by_epoch], run.pruned_after)
+        draw_supernet_accuracy(figures / "supernet_accuracy.png", {"": curves})
+    if run.accuracy_pairs:
+        title = "" if run.tau is None else f"τ = {estimate(run.tau)}"
+        draw_agreement(figures / "agreement.png", {title: run.accuracy_pairs})
+    write_page(
+        run.path / "report.html",
+        "report.html",
+        run=run,
         final=final,
+        facts=facts(run),
         rows=rows(final),
-        published=published,
-        accuracy="published accuracy" if published else "one-shot accuracy",
+        stages=_stage_rows(run),
+        alone=_alone_rows(run),
+        layers=[layer.name for layer in run.space.layers],
     )
-    write_text(path, page)
+
+
+def facts(run: RunRecord) -> dict[str, str]:
+    """What was searched, for the top of the page."""
+    config, final, space = run.config, run.final, run.space
+    low_ms, high_ms = final["latency_bounds_ms"]
+    protocol, table = final["protocol"], final["table"]
+    side = space.stem.height
+    found = {
+        "space": (
+            f"{config['space']}: {len(space.layers)} layers, {size(space.size)} architectures, input {side}×{side}"
+        ),
+        "accuracies from" if run.published else "data": f"{run.source}, {space.head.out_channels} classes",
+        "device": (
+            f"{final['device_model']}, {protocol['runtime']} {protocol['runtime_version']}, {protocol['delegate']},"
+            f" {protocol['precision']}, {protocol['threads']} thread, {protocol['cores']}"
+        ),
+        "latency table": f"version {table['version']} of {table['table_id'][:12]}; a copy is in table.json",
+        "latency bounds": f"{low_ms:.3f} to {high_ms:.3f} ms",
+        "method": (
+            f"M = {config['stages']}, last search by {config['final_search']}, population {config['population']},"
+            f" {config['iterations']} iterations, P_th {config['pruning_threshold']:g}, seed {config['seed']}"
+        ),
+    }
+    costs = {
+        "training": run.costs.training_s,
+        "search": run.costs.search_s,
+        "stand-alone training": run.costs.stand_alone_s,
+    }
+    if spent := [f"{name} {seconds(cost_s)}" for name, cost_s in costs.items() if cost_s is not None]:
+        found["cost"] = ", ".join(spent)
+    if isinstance(regret := final.get("regret"), int | float):
+        found["regret"] = f"{regret:.4f}: this much below the best architecture within the bounds"
+    return found
+
+
+class StageRow(NamedTuple):
+    """One stage, as people read it."""
+
+    number: int
+    size: str
+    of_the_first: str  # how much of the first space is left
+    evaluated: int
+    supernet_accuracy: str
+    best_one_shot: str
+    training_s: float | None
+    search_s: float | None
+
+
+def _stage_rows(run: RunRecord) -> list[StageRow]:
+    return [
+        StageRow(
+            number=number,
+            size=size(stage.space.size),
+            of_the_first=_share(stage.space.size / run.space.size),
+            evaluated=len(stage.evaluated),
+            supernet_accuracy=percent(stage.epochs[-1].validation_accuracy if stage.epochs else None),
+            best_one_shot=percent(max(item.accuracy for item in stage.evaluated)),
+            training_s=sum(record.seconds for record in stage.epochs) or None,
+            search_s=sum(record.seconds for record in stage.generations) or None,
+        )
+        for number, stage in enumerate(run.stages, start=1)
+    ]
+
+
+def _alone_rows(run: RunRecord) -> list[tuple[str, ...]]:
+    """Name, one-shot, validation, test, predicted ms, MACs, parameters; the most accurate first."""
+    return [
+        (
+            one.name,
+            percent(one.one_shot_accuracy),
+            percent(one.validation_accuracy),
+            percent(one.test_accuracy),
+            ABSENT if one.predicted_latency_ms is None else f"{one.predicted_latency_ms:.3f}",
+            _millions(one.macs, decimals=2),
+            _millions(one.parameters, decimals=3),
+        )
+        for one in sorted(run.stand_alone, key=lambda one: -one.test_accuracy)
+    ]
+
+
+def _millions(count: int, *, decimals: int) -> str:
+    return f"{count / 1e6:.{decimals}f} M"
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else f"{share:.1e}"
 
 
 def _with_interval(latency: Mapping[str, Any]) -> str:

@@ -56,6 +56,8 @@ def test_a_search_leaves_everything_it_should(finished: Path) -> None:
         "report.html",
         "figures/pareto.png",
         "figures/distribution.png",
+        "figures/architectures.png",
+        "figures/supernet_accuracy.png",
     ):
         assert (finished / name).stat().st_size > 0, name
     for stage in (1, 2, 3):

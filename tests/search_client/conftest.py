@@ -1,11 +1,29 @@
+"""What tests of the client share: photos, and finished searches that were never run, written by the real writers."""
+
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
+from search_client.analyses import StandAlone
+from search_client.config import SearchConfig, resolve
+from search_client.pad_nas import most_accurate
+from search_client.pruning import operator_distribution, prune
+from search_client.run_directory import GenerationRecord, RunDirectory, save_epochs, write_json
+from search_client.search_problem import Evaluated
+from search_client.spaces import SearchSpace
+from search_client.training import EpochRecord
+
+TINY = str(Path(__file__).parent / "tiny.toml")
+EVALUATED = 40  # architectures a stage
+
+RunMaker = Callable[..., Path]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -46,3 +64,128 @@ def photo_folder(tmp_path: Path, photos: Callable[[int], list[Image.Image]]) -> 
         return tmp_path / "photos"
 
     return make
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> RunMaker:
+    return lambda name, **options: finished_run(tmp_path / name, **options)
+
+
+def finished_run(
+    path: Path,
+    *,
+    trained: bool = True,
+    alone: int = 0,
+    device_model: str = "Pixel 3",
+    extra_settings: dict[str, Any] | None = None,
+    classes: int | None = None,
+    finals: int = 3,
+    **settings: Any,
+) -> Path:
+    """The directory of a search whose accuracies grow with latency, and with every pruning.
+
+    Args:
+        trained: whether there was a supernet to train.
+        alone: architectures that were trained alone; their accuracies rank nearly as the one-shot ones do.
+        extra_settings: in `final.json` only, for settings that this version does not know.
+    """
+    config = resolve({"space": TINY, "data": "digits"} | settings, file=None)
+    rng = np.random.default_rng(config.seed)
+    with RunDirectory(path, config) as directory:
+        space = config.load_space(classes=classes)
+        stages = []
+        for number in range(1, config.stages):
+            stage = directory.stage(number)
+            stage.record_space(space)
+            if trained:
+                stage.save_epochs(_epochs(config.epochs[number - 1], stage=number, rng=rng))
+            evaluated = _evaluated(space, stage=number, rng=rng)
+            stage.append_history(evaluated)
+            for generation in range(4):
+                stage.append_generation(GenerationRecord(generation, EVALUATED // 4, 3.0 + generation, 2.0))
+            distribution = operator_distribution(space, evaluated)
+            stage.save_distribution(distribution, space)
+            best = max(item.accuracy for item in evaluated)
+            stages.append({"stage": number, "size": space.size, "evaluated": EVALUATED, "best_one_shot_accuracy": best})
+            if number + 1 < config.stages:
+                space = prune(space, distribution, threshold=0.05)
+        for place, item in enumerate(most_accurate(evaluated, count=alone), start=1):
+            _train_alone(directory.standalone / str(place), space, item, rng=rng)
+        final = _final(config, space, most_accurate(evaluated, count=finals), stages, device_model=device_model)
+        final["config"] |= extra_settings or {}
+        write_json(directory.final, final)
+    return path
+
+
+def _epochs(count: int, *, stage: int, rng: np.random.Generator) -> list[EpochRecord]:
+    top = 0.4 + 0.12 * stage
+    accuracies = top - 0.3 / stage**2 * np.exp(-np.arange(1, count + 1) / (0.3 * count)) + rng.normal(0, 0.006, count)
+    return [
+        EpochRecord(epoch, 1.0, float(accuracy), float(accuracy), 0.1, 12.5)
+        for epoch, accuracy in enumerate(accuracies, start=1)
+    ]
+
+
+def _evaluated(space: SearchSpace, *, stage: int, rng: np.random.Generator) -> list[Evaluated]:
+    """Distinct architectures; fewer where the space holds no more."""
+    found: dict[tuple[str, ...], Evaluated] = {}
+    for draw in range(20 * EVALUATED):
+        architecture = space.sample(rng)
+        macs = space.network(architecture).macs
+        share = 1 - np.exp(-macs / space.network(tuple(layer.choices[0] for layer in space.layers)).macs)
+        accuracy = float(np.clip(0.3 + 0.1 * stage + 0.4 * share + rng.normal(0, 0.02), 0, 1))
+        found.setdefault(architecture, Evaluated(architecture, 40 + 40 * float(share), accuracy, draw % 4))
+        if len(found) == EVALUATED:
+            break
+    return list(found.values())
+
+
+def _train_alone(path: Path, space: SearchSpace, item: Evaluated, *, rng: np.random.Generator) -> None:
+    network = space.network(item.architecture)
+    accuracy = float(0.5 + 0.4 * item.accuracy + rng.normal(0, 0.008))
+    result = StandAlone(
+        name=path.name,
+        choices=dict(zip((layer.name for layer in space.layers), item.architecture, strict=True)),
+        one_shot_accuracy=item.accuracy,
+        validation_accuracy=accuracy + 0.01,
+        test_accuracy=accuracy,
+        predicted_latency_ms=item.latency_ms,
+        macs=network.macs,
+        parameters=network.parameters,
+    )
+    path.mkdir(parents=True)
+    write_json(path / "result.json", asdict(result))
+    save_epochs(path, _epochs(3, stage=3, rng=rng))
+
+
+def _final(
+    config: SearchConfig, space: SearchSpace, found: list[Evaluated], stages: list[dict[str, Any]], *, device_model: str
+) -> dict[str, Any]:
+    def latency(value: float) -> dict[str, Any]:
+        return {"latency_ms": value, "low_ms": 0.99 * value, "high_ms": 1.01 * value}
+
+    networks = [space.network(item.architecture) for item in found]
+    return {
+        "config": config.model_dump(mode="json", exclude={"device"}),
+        "device_model": device_model,
+        "table": {"table_id": "a" * 64, "version": 7},
+        "protocol": {
+            "runtime": "litert", "runtime_version": "2.3.0", "delegate": "xnnpack", "precision": "float32",
+            "threads": 1, "cores": "one_large", "stopping": {"confidence": 0.95},
+        },
+        "latency_bounds_ms": [50.0, 70.0],
+        "stages": stages,
+        "architectures": [
+            {
+                "name": str(place),
+                "choices": dict(zip((layer.name for layer in space.layers), item.architecture, strict=True)),
+                "predicted_latency": latency(item.latency_ms),
+                "measured_latency": latency(1.02 * item.latency_ms) | {"verdict": "steady"},
+                "one_shot_accuracy": item.accuracy,
+                "one_shot_test_accuracy": item.accuracy - 0.01,
+                "macs": network.macs,
+                "parameters": network.parameters,
+            }
+            for place, (item, network) in enumerate(zip(found, networks, strict=True), start=1)
+        ],
+    }  # fmt: skip

@@ -110,10 +110,39 @@ def test_a_service_that_cannot_be_reached_is_a_sentence(command: list[str], monk
     assert "Is `padnas-service serve` running there?" in result.stderr
 
 
+def test_report_and_compare_need_no_service(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    short = {"epochs": (2, 2, 2)}
+    one, two = make_run("one", seed=1, **short), make_run("two", seed=2, alone=6, **short)
+    result = runner.invoke(app, ["report", str(two)])
+    assert result.exit_code == 0, result.stderr
+    assert "Final architectures on Pixel 3" in result.stdout
+    assert str(two / "report.html") in result.stdout
+    as_json = json.loads(runner.invoke(app, ["report", str(two), "--json"]).stdout)
+    assert (as_json["seed"], as_json["trained_alone"]) == (2, 6)
+    result = runner.invoke(app, ["compare", str(one), str(two), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.stderr
+    assert "tiny, M = 4" in result.stdout
+    assert (tmp_path / "out" / "compare.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["report", "nowhere"], "nowhere does not hold a finished search"),
+        (["compare", "nowhere", "--out", "out"], "nowhere does not hold a finished search"),
+        (["compare", "--out", "out"], "Missing argument"),
+    ],
+)
+def test_wrong_input_to_report_and_compare_is_a_sentence(command: list[str], sentence: str) -> None:
+    result = runner.invoke(app, command, terminal_width=160)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [
-        ["search"], ["spaces"], ["devices"], ["export"], ["predict"], ["measure"],
+        ["search"], ["spaces"], ["devices"], ["train"], ["export"], ["report"], ["compare"], ["predict"], ["measure"],
         ["table", "build"], ["table", "show"], ["table", "export"],
     ],
 )  # fmt: skip

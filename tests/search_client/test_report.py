@@ -1,10 +1,17 @@
 import io
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from search_client import report
+from search_client.analyses import read_run
+from search_client.pages import ABSENT
+from search_client.run_directory import RunFiles, write_json
 
 
 def latency(value: float, verdict: str = "steady") -> dict[str, Any]:
@@ -46,19 +53,19 @@ def test_a_latency_out_of_bounds_is_a_miss_even_if_the_prediction_was_inside() -
     assert missed.note == "out of bounds"
 
 
-def test_published_accuracies_have_no_second_number_on_test_images(tmp_path: Path) -> None:
-    published = final(latency(1.0))
-    (architecture,) = published["architectures"]
-    for key in ("one_shot_accuracy", "one_shot_test_accuracy"):
-        del architecture[key]
-    architecture["accuracy"] = 0.931
-    published["stages"] = [{"stage": 1, "size": 6561, "evaluated": 64, "best_accuracy": 0.931}]
-    published["config"] |= {"data": None, "oracle": "nas-bench-macro:table.json"}
-    (row,) = report.rows(published)
-    assert (row.accuracy, row.test_accuracy) == ("93.1%", "")
-    report.write(tmp_path / "report.html", published)
-    page = (tmp_path / "report.html").read_text()
-    assert "nas-bench-macro:table.json" in page
+def test_published_accuracies_are_called_so_and_have_no_second_number(make_run: Callable[..., Path]) -> None:
+    run = read_run(
+        RunFiles(make_run("run", trained=False, extra_settings={"data": None, "oracle": "macro:table.json"}))
+    )
+    for one in run.final["architectures"]:
+        del one["one_shot_test_accuracy"]
+        one["accuracy"] = one.pop("one_shot_accuracy")
+    (row, *_) = report.rows(run.final)
+    assert row.test_accuracy == ABSENT
+    report.write(run)
+    page = (run.path / "report.html").read_text()
+    assert "macro:table.json" in page
+    assert "Published accuracy against latency" in page
     assert "one-shot" not in page.lower()
 
 
@@ -76,10 +83,64 @@ def test_the_terminal_table_fits_eighty_columns() -> None:
     assert "1.200 ±0.012" in text
 
 
-def test_the_page_flags_a_miss_and_escapes_what_it_is_given(tmp_path: Path) -> None:
-    report.write(tmp_path / "report.html", final(latency(1.05), latency(1.2)))
-    page = (tmp_path / "report.html").read_text()
+def test_the_page_flags_a_miss_and_escapes_what_it_is_given(make_run: Callable[..., Path]) -> None:
+    run = read_run(RunFiles(make_run("run", device_model="Pixel<script>", finals=2)))
+    for one, value in zip(run.final["architectures"], (60.0, 75.0), strict=True):
+        one["measured_latency"] = latency(value)
+    report.write(run)
+    page = (run.path / "report.html").read_text()
     assert page.count('class="missed"') == 1
-    assert "demo&lt;script&gt;" in page
-    assert "demo<script>" not in page
-    assert 'src="figures/pareto.png"' in page
+    assert "Pixel&lt;script&gt;" in page
+    assert "Pixel<script>" not in page
+
+
+def test_a_report_says_on_top_what_was_searched(make_run: Callable[..., Path]) -> None:
+    run = read_run(RunFiles(make_run("run", seed=5, epochs=(40, 2, 2), alone=1)))
+    facts = report.facts(run)
+    assert facts["method"].startswith("M = 4, last search by ces, population 8, 2 iterations")
+    assert facts["method"].endswith("seed 5")
+    assert facts["latency bounds"] == "50.000 to 70.000 ms"
+    assert facts["cost"] == "training 550 s, search 54 s, stand-alone training 38 s"
+
+
+SECTIONS = {"Final architectures", "What was found", "Stages", "Which operators were kept", "Cost"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sections", "pictures"),
+    [
+        ({"alone": 6}, SECTIONS | {"Trained alone"}, {"agreement.png", "supernet_accuracy.png"}),
+        ({}, SECTIONS, {"supernet_accuracy.png"}),
+        ({"trained": False}, SECTIONS, set()),
+    ],
+)
+def test_sections_without_data_are_absent(
+    make_run: Callable[..., Path], options: dict[str, Any], sections: set[str], pictures: set[str]
+) -> None:
+    run = read_run(RunFiles(make_run("run", **options)))
+    report.write(run)
+    page = (run.path / "report.html").read_text()
+    assert set(re.findall("<h2>(.*)</h2>", page)) == sections
+    always = {"pareto.png", "distribution.png", "architectures.png"}
+    assert {path.name for path in (run.path / "figures").iterdir()} == pictures | always
+    assert set(re.findall('figures/(.*?)"', page)) == pictures | always
+    assert ("Kendall" in page) == ("alone" in options)
+
+
+def test_a_report_is_rebuilt_from_files_as_the_search_wrote_it(make_run: Callable[..., Path]) -> None:
+    """What a search has in memory when it writes its report, `final.json` is when it is read again."""
+    path = make_run("run", alone=6)
+    final = json.loads((path / "final.json").read_text())
+    (path / "final.json").unlink()
+    report.write(read_run(RunFiles(path), final))
+    written = {file.name: file.read_bytes() for file in [path / "report.html", *(path / "figures").iterdir()]}
+    write_json(path / "final.json", final)
+    report.write(read_run(RunFiles(path)))
+    assert {file.name: file.read_bytes() for file in [path / "report.html", *(path / "figures").iterdir()]} == written
+
+
+@pytest.mark.parametrize("space", ["large", "mbv3", "nas-bench-macro"])
+def test_every_built_in_space_can_be_drawn(make_run: Callable[..., Path], space: str) -> None:
+    run = read_run(RunFiles(make_run("run", space=space, stages=2, trained=False)))
+    report.write(run)
+    assert (run.path / "figures" / "architectures.png").stat().st_size > 0
