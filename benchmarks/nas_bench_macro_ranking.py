@@ -42,8 +42,8 @@ from search_client.training import EpochRecord, TrainingRecipe, train_supernet
 SHARED_DATA = Path(os.environ.get("PADNAS_SHARED_DATA", "../shared/data"))
 SEEDS = (0, 1, 2)
 SAMPLE = 100  # architectures
-# For each image of a batch. The paper's rates, 0.5 and 0.1 at batch 1024, let the loss of ten classes rise above that of
-# guessing for a third of the epochs.
+# For each image of a batch. With the paper's rates, 0.5 and 0.1 at batch 1024, the loss of ten classes was above that
+# of guessing for a third of the epochs.
 FIRST_LEARNING_RATE = 0.3 / 1024
 LATER_LEARNING_RATE = FIRST_LEARNING_RATE / 5  # as in the paper
 

@@ -4,6 +4,7 @@ The only module that imports pymoo.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,10 +56,11 @@ def constrained_evolutionary_search(
 ) -> list[Evaluated]:
     """Every architecture that the search evaluated, in order (line 3 of Algorithm 1).
 
-    Parents win tournaments by nondomination rank, and of equal rank by accuracy (docs/decisions/0010); who survives is
-    decided by rank and crowding distance. Offspring outside the bounds are discarded at crossover and mutation and
-    drawn again; nothing within them is discarded for its accuracy. No architecture is evaluated twice. A generation
-    that mating cannot complete is completed by random architectures; the search ends early when these run out too.
+    Parents win tournaments by nondomination rank, and of equal rank by accuracy, under the upper bound or one of the
+    latency targets (docs/decisions/0010); who survives is decided by rank and crowding distance. Offspring outside the
+    bounds are discarded at crossover and mutation and drawn again; nothing within them is discarded for its accuracy.
+    No architecture is evaluated twice. A generation that mating cannot complete is completed by random architectures;
+    the search ends early when these run out too.
     """
     rng = np.random.default_rng(seed)
     evaluated: list[Evaluated] = []
@@ -127,7 +129,9 @@ class _BoundedMating(Mating):  # type: ignore[misc]  # pymoo is untyped
         seen: set[Row],
     ) -> None:
         super().__init__(
-            selection=TournamentSelection(func_comp=_best_by_rank_and_accuracy, pressure=TOURNAMENT),
+            selection=TournamentSelection(
+                func_comp=_BestUnderATarget(bounds.targets_ms or (bounds.max_ms,)), pressure=TOURNAMENT
+            ),
             crossover=TwoPointCrossover(),
             mutation=PolynomialMutation(eta=MUTATION_ETA),
             eliminate_duplicates=DefaultDuplicateElimination(),
@@ -162,9 +166,23 @@ class _BoundedMating(Mating):  # type: ignore[misc]  # pymoo is untyped
         return offspring[new & self.bounds.contain(self.latency.of(genes))]
 
 
-def _best_by_rank_and_accuracy(population: Population, tournaments: NDArray[np.int64], **_: Any) -> NDArray[np.int64]:
-    """Index (N, 1) of the winner of each tournament (N, TOURNAMENT) of indices into the population."""
-    order = np.lexsort((population.get("F")[:, 1], population.get("rank")))  # rank first, then error
-    place = np.argsort(order)
-    winners = place[tournaments].argmin(axis=1, keepdims=True)
-    return np.take_along_axis(tournaments, winners, axis=1)
+@dataclass(frozen=True)
+class _BestUnderATarget:
+    """Who wins a tournament: the best by nondomination rank, of equal rank by accuracy, of those fast enough.
+
+    Each tournament is for one of the latency targets, drawn at random. Where nobody is fast enough, the fastest wins.
+    """
+
+    targets_ms: tuple[float, ...]
+
+    def __call__(
+        self, population: Population, tournaments: NDArray[np.int64], *, random_state: np.random.Generator, **_: Any
+    ) -> NDArray[np.int64]:
+        """Index (N, 1) of the winner of each tournament (N, TOURNAMENT) of indices into the population."""
+        latencies_ms, errors = population.get("F")[tournaments].transpose(2, 0, 1)  # (N, TOURNAMENT) each
+        target_ms = np.full((len(tournaments), 1), self.targets_ms[0])
+        if len(self.targets_ms) > 1:
+            target_ms = random_state.choice(self.targets_ms, size=(len(tournaments), 1))
+        too_slow_ms = np.where(latencies_ms > target_ms, latencies_ms, 0.0)
+        order = np.lexsort((errors, population.get("rank")[tournaments], too_slow_ms), axis=1)
+        return np.take_along_axis(tournaments, order[:, :1], axis=1)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -206,7 +206,8 @@ class Search:
     def _bounds(self) -> LatencyBounds:
         assert self.table is not None
         attainable_ms = additive_latency(self.space, self.table).attainable()
-        return latency_bounds(self.config.latency_min_ms, self.config.latency_max_ms, attainable_ms=attainable_ms)
+        bounds = latency_bounds(self.config.latency_min_ms, self.config.latency_max_ms, attainable_ms=attainable_ms)
+        return replace(bounds, targets_ms=self.config.latency_targets_ms)
 
     def _release_what_was_pruned(self, before: SearchSpace, after: SearchSpace) -> None:
         kept = set(after.operators())

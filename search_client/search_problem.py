@@ -25,6 +25,7 @@ class LatencyBounds:
 
     min_ms: float
     max_ms: float
+    targets_ms: tuple[float, ...] = ()  # the most accurate under each is wanted; none: under the upper bound
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_ms <= self.max_ms < math.inf:
