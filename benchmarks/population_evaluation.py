@@ -29,10 +29,11 @@ import torch
 
 from benchmarks.additive_macs import additive_macs
 from benchmarks.results_file import Figure, Target, record
+from search_client.accuracy_sources import ORACLE_BATCH_SIZE
 from search_client.ces import constrained_evolutionary_search
 from search_client.data import ImageData, load_data
 from search_client.oracle import SupernetOracle
-from search_client.pad_nas import ORACLE_BATCH_SIZE, latency_bounds
+from search_client.pad_nas import latency_bounds
 from search_client.prefix_tree import PrefixTree
 from search_client.pruning import operator_distribution, prune
 from search_client.search_problem import Evaluated, SearchBudget

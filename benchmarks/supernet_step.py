@@ -78,6 +78,7 @@ class _Epochs:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._supernet = _Recording(space).to(device)
         if compiled:
+            torch._dynamo.config.recompile_limit = 1000  # all operators share the code of one `forward`
             operators = [choice for layer in self._supernet.layers for choice in layer.children()]
             for module in (self._supernet.stem, *operators, self._supernet.head):
                 module.compile()

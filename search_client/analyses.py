@@ -120,7 +120,7 @@ class RunRecord:
         return list(accumulate(len(stage.epochs) for stage in self.stages))[:-1]
 
     @property
-    def best_one_shot(self) -> float:
+    def best_accuracy(self) -> float:
         return max(item.accuracy for item in self.stages[-1].evaluated)
 
     @property
@@ -255,7 +255,7 @@ def numbers(run: RunRecord) -> dict[str, Any]:
         "seed": run.config["seed"],
         "sizes": [stage.space.size for stage in run.stages],
         "supernet_accuracy": run.supernet_accuracy,
-        "best_one_shot_accuracy": run.best_one_shot,
+        "best_accuracy": run.best_accuracy,
         "best_stand_alone_accuracy": run.best_stand_alone,
         "trained_alone": len(run.stand_alone),
         "kendall_tau": None if run.tau is None else run.tau._asdict(),

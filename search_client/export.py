@@ -20,10 +20,10 @@ from torch import nn
 from latency_contract.canonical import canonical_json
 from latency_contract.connection import ServiceConnection
 from latency_contract.operators import Network
+from search_client.accuracy_sources import ORACLE_BATCH_SIZE
 from search_client.errors import MissingPackage, NoTrainedNetwork
 from search_client.networks import build_network, inference_weights
 from search_client.oracle import SupernetOracle
-from search_client.pad_nas import ORACLE_BATCH_SIZE
 from search_client.progress import ConsoleProgress
 from search_client.run_directory import RunFiles
 from search_client.supernet import Supernet

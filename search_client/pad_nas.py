@@ -4,50 +4,54 @@ A search is a function of its settings, the table version and the data. What is 
 anywhere and started again with the same directory ends with the same `final.json`.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
-import torch
-
-from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceUnreachable
 from latency_contract.operators import Network
 from latency_contract.tables import Latency, Purpose, Table
 from search_client import report
+from search_client.accuracy_sources import PublishedTable, TrainedSupernets, stage_seed
 from search_client.algorithms import ALGORITHMS
 from search_client.analyses import read_run
 from search_client.ces import nondomination_ranks
 from search_client.config import CHANGE_NO_RESULT, SearchConfig
-from search_client.data import ImageData
 from search_client.errors import ProtocolChanged
-from search_client.known_optimum import KnownOptimum
 from search_client.latencies import LatencyService, additive_latency, predict
-from search_client.oracle import AccuracyOracle, SupernetOracle, TimedOracle
+from search_client.oracle import AccuracyOracle, TimedOracle
 from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution, operator_distribution, prune
 from search_client.run_directory import GenerationRecord, RunDirectory, write_json
-from search_client.search_problem import Evaluated, LatencyBounds
+from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds
 from search_client.spaces import SearchSpace
-from search_client.supernet import Supernet
-from search_client.tabular_oracle import TabularOracle, load_oracle
-from search_client.tensorboard import tensorboard
-from search_client.training import EpochRecord, train_supernet
 
-ORACLE_BATCH_SIZE = 64  # images that pass through a candidate at a time; 128 of the demo's take half again as long
+
+class AccuracySource(Protocol):
+    """Where accuracies come from; asked for one stage after the other."""
+
+    space: SearchSpace  # with as many classes as there are
+    fingerprint: str
+    description: str
+
+    def oracle(self, number: int, space: SearchSpace) -> AccuracyOracle: ...
+
+    def of_finals(self, finals: Sequence[Evaluated]) -> list[dict[str, float]]: ...
+
+    def in_hindsight(
+        self, found: Sequence[Evaluated], *, latency: AdditiveLatency, bounds: LatencyBounds
+    ) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A supernet (none where accuracies are published), the search, and what the good architectures used."""
+    """A space, the search in it, and what the good architectures used."""
 
     number: int  # from 1
     space: SearchSpace
-    supernet: Supernet | None
     evaluated: list[Evaluated]
     distribution: OperatorDistribution
 
@@ -60,20 +64,18 @@ class Search:
     service: LatencyService
     directory: RunDirectory
     progress: ConsoleProgress
+    source: AccuracySource = field(init=False)
     space: SearchSpace = field(init=False)
-    source: ImageData | TabularOracle = field(init=False)  # what accuracies come from: images to learn, or a table
     table: Table | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.space = self.config.load_space()
         if self.config.oracle is not None:
-            self.source = load_oracle(self.config.oracle, self.space)
+            self.source = PublishedTable(self.config, self.directory)
         else:
-            self.source = self.config.load_data(known=self.directory.decoding(), progress=self.progress)
-            if self.source.decoding is not None:
-                self.directory.save_decoding(self.source.decoding)
-            self.space = self.config.load_space(classes=self.source.classes)
-        self.directory.record_data(self.source.record())
+            self.source = TrainedSupernets(
+                self.config, self.directory, self.progress, between_epochs=self._take_table_if_complete
+            )
+        self.space = self.source.space
         self.table = self.directory.table
 
     def run(self) -> Path:
@@ -84,63 +86,24 @@ class Search:
         else:
             self.service.request(self.space.operators(), purpose=Purpose.SEARCH)  # measured while the supernet trains
             self._take_table_if_complete()
-        stages = [self._stage(1, self.space, parent=None)]  # line 1
+        stages = [self._stage(1, self.space)]  # line 1
         for number in range(2, self.config.stages):  # line 2
             last = stages[-1]
             pruned = prune(last.space, last.distribution, threshold=self.config.pruning_threshold)  # line 7
             self.progress.say(f"pruned from {last.space.size:,} to {pruned.size:,} architectures")
             self._release_what_was_pruned(last.space, pruned)
-            stages.append(self._stage(number, pruned, parent=last.supernet))
+            stages.append(self._stage(number, pruned))
         return self._finish(stages)  # line 11
 
-    def _trained_supernet(self, number: int, space: SearchSpace, *, parent: Supernet | None) -> Supernet | None:
-        """From random weights or those of the stage before; none where the accuracies are published."""
-        if isinstance(self.source, TabularOracle):
-            return None
-        directory = self.directory.stage(number)
-        torch.manual_seed(self._seed("initial weights", number))
-        supernet = Supernet(space)
-        if parent is not None:
-            supernet.inherit(parent)
-        supernet.to("cuda" if torch.cuda.is_available() else "cpu")
-        recipe = self.config.training(number)
-        # One core stays free for an agent on this machine, which measures meanwhile: threads that wait for each other
-        # on a core that is taken train several times more slowly. The search has all cores, as the table is complete.
-        cores = os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores - 1))
-        with (
-            self.progress.task(f"stage {number}: training", recipe.epochs) as advance,
-            tensorboard(self.directory.tensorboard / f"stage-{number}") as log,
-        ):
-
-            def on_epoch(records: Sequence[EpochRecord]) -> None:
-                directory.save_epochs(records)
-                log(records[-1])
-                advance(records[-1].epoch, f"loss {records[-1].loss:.3f}, accuracy {records[-1].train_accuracy:.1%}")
-                self._take_table_if_complete()
-
-            train_supernet(
-                supernet,
-                self.source,
-                recipe=recipe,
-                seed=self._seed("training", number),
-                checkpoint=directory.checkpoint,
-                on_epoch=on_epoch,
-            )
-        self._complete_table()
-        torch.set_num_threads(cores)
-        return supernet
-
-    def _stage(self, number: int, space: SearchSpace, *, parent: Supernet | None) -> Stage:
+    def _stage(self, number: int, space: SearchSpace) -> Stage:
         """Train a supernet (lines 1 and 8), search on it (lines 3 and 10), estimate the distribution (lines 4-6)."""
         directory = self.directory.stage(number)
         directory.record_space(space)
-        supernet = self._trained_supernet(number, space, parent=parent)
+        oracle = TimedOracle(self.source.oracle(number, space))
         latency = additive_latency(space, self._complete_table())
         known = {item.architecture: item.accuracy for item in directory.history()}
         with self.progress.task(f"stage {number}: searching", self.config.iterations + 1) as advance:
             best = 0.0
-            oracle = TimedOracle(self._oracle(supernet))
             heard_at, heard_oracle_s = time.perf_counter(), 0.0
 
             def on_generation(generation: int, newest: Sequence[Evaluated]) -> None:
@@ -162,13 +125,13 @@ class Search:
                 oracle=oracle,
                 bounds=self._bounds(),
                 budget=self.config.budget,
-                seed=self._seed("search", number),
+                seed=stage_seed(self.config, "search", number),
                 known=known,
                 on_generation=on_generation,
             )
         distribution = operator_distribution(space, evaluated, max_rank=self.config.max_rank)
         directory.save_distribution(distribution, space)
-        return Stage(number, space, supernet, evaluated, distribution)
+        return Stage(number, space, evaluated, distribution)
 
     def _take_table_if_complete(self) -> None:
         """As soon as everything is measured, see whether the bounds can be met: not after a night of training.
@@ -222,7 +185,7 @@ class Search:
         finals = self._final_architectures(last.evaluated)
         networks = [last.space.network(item.architecture) for item in finals.values()]
         measured = self._measured_whole(networks)
-        best_accuracy = "best_accuracy" if isinstance(self.source, TabularOracle) else "best_one_shot_accuracy"
+        latency = additive_latency(self.space, table)
         final = {
             "config": self.config.model_dump(mode="json", exclude=CHANGE_NO_RESULT),
             "data_sha256": self.source.fingerprint,
@@ -235,7 +198,7 @@ class Search:
                     "stage": stage.number,
                     "size": stage.space.size,
                     "evaluated": len(stage.evaluated),
-                    best_accuracy: max(item.accuracy for item in stage.evaluated),
+                    "best_accuracy": max(item.accuracy for item in stage.evaluated),
                 }
                 for stage in stages
             ],
@@ -244,17 +207,17 @@ class Search:
                     "name": name,
                     "choices": dict(zip((layer.name for layer in last.space.layers), item.architecture, strict=True)),
                     "predicted_latency": predict(network, table)._asdict(),
-                    "measured_latency": latency.model_dump(mode="json", exclude={"measured_at"}),
+                    "measured_latency": whole.model_dump(mode="json", exclude={"measured_at"}),
                     **accuracies,
                     "macs": network.macs,
                     "parameters": network.parameters,
                     "network": network.model_dump(mode="json"),
                 }
-                for (name, item), network, latency, accuracies in zip(
-                    finals.items(), networks, measured, self._accuracies(last, list(finals.values())), strict=True
+                for (name, item), network, whole, accuracies in zip(
+                    finals.items(), networks, measured, self.source.of_finals(list(finals.values())), strict=True
                 )
             ],
-            **self._distance_from_the_optimum(last),
+            **self.source.in_hindsight(last.evaluated, latency=latency, bounds=bounds),
         }
         report.write(read_run(self.directory, final))
         write_json(self.directory.final, final)  # the last file: where it is, the search is finished
@@ -272,27 +235,6 @@ class Search:
             raise LatencyBounds(self._bounds().min_ms, max(self.config.latency_targets_ms)).infeasible(attainable_ms)
         return {f"{target_ms:g}ms": item for target_ms, item in best_for.items()}
 
-    def _accuracies(self, last: Stage, finals: Sequence[Evaluated]) -> list[dict[str, float]]:
-        """What `final.json` says of each: published accuracy, or one-shot accuracy on validation and test images."""
-        if isinstance(self.source, TabularOracle):
-            return [{"accuracy": item.accuracy} for item in finals]
-        tested = self._oracle(last.supernet, split="test").evaluate([item.architecture for item in finals])
-        return [
-            {"one_shot_accuracy": item.accuracy, "one_shot_test_accuracy": test_accuracy}
-            for item, test_accuracy in zip(finals, tested, strict=True)
-        ]
-
-    def _distance_from_the_optimum(self, last: Stage) -> dict[str, float]:
-        """Of what the last stage found from the best of the whole space, which is known where a table has it all."""
-        if not isinstance(self.source, TabularOracle):
-            return {}
-        latency = additive_latency(self.space, self._complete_table())
-        optimum = KnownOptimum.of(self.space, latency=latency, oracle=self.source, bounds=self._bounds())
-        return {
-            "regret": optimum.regret(last.evaluated),
-            "hypervolume_ratio": optimum.hypervolume_ratio(last.evaluated),
-        }
-
     def _measured_whole(self, networks: Sequence[Network]) -> list[Latency]:
         """Latencies of whole networks, kept in the directory so that a search stopped here does not ask again."""
         kept = self.directory.measured()
@@ -304,22 +246,6 @@ class Search:
             with suppress(ServiceUnreachable):
                 self.service.release()
         return [kept[network.id] for network in networks]
-
-    def _oracle(
-        self, supernet: Supernet | None, *, split: Literal["validation", "test"] = "validation"
-    ) -> AccuracyOracle:
-        if isinstance(self.source, TabularOracle):
-            return self.source
-        assert supernet is not None
-        return SupernetOracle(
-            supernet,
-            self.source,
-            calibration_images=self.config.calibration_images,
-            batch_size=ORACLE_BATCH_SIZE,
-            memory_mb=self.config.evaluation_memory_mb,
-            split=split,
-            seed=self.config.seed,
-        )
 
     def _must_measure_as_the_table_was(self) -> None:
         assert self.table is not None
@@ -333,19 +259,10 @@ class Search:
             )
 
     def _say_what_is_searched(self) -> None:
-        accuracies = (
-            f"with the accuracies of {self.source.name}"
-            if isinstance(self.source, TabularOracle)
-            else f"on {self.source.name} ({len(self.source.train.labels):,} training images)"
-        )
         self.progress.say(
-            f"searching '{self.space.name}' ({self.space.size:,} architectures) {accuracies}"
+            f"searching '{self.space.name}' ({self.space.size:,} architectures) {self.source.description}"
             f" for {self.service.device.model}"
         )
-
-    def _seed(self, purpose: str, stage: int) -> int:
-        """A random stream of its own for every purpose and stage."""
-        return int(content_hash([self.config.seed, purpose, stage])[:8], 16)
 
 
 def latency_bounds(min_ms: float | None, max_ms: float | None, *, attainable_ms: tuple[float, float]) -> LatencyBounds:

@@ -155,7 +155,7 @@ class StageRow(NamedTuple):
     of_the_first: str  # how much of the first space is left
     evaluated: int
     supernet_accuracy: str
-    best_one_shot: str
+    best_accuracy: str
     training_s: float | None
     search_s: float | None
 
@@ -168,7 +168,7 @@ def _stage_rows(run: RunRecord) -> list[StageRow]:
             of_the_first=_share(stage.space.size / run.space.size),
             evaluated=len(stage.evaluated),
             supernet_accuracy=percent(stage.epochs[-1].validation_accuracy if stage.epochs else None),
-            best_one_shot=percent(max(item.accuracy for item in stage.evaluated)),
+            best_accuracy=percent(max(item.accuracy for item in stage.evaluated)),
             training_s=sum(record.seconds for record in stage.epochs) or None,
             search_s=sum(record.seconds for record in stage.generations) or None,
         )

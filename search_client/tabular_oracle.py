@@ -49,10 +49,6 @@ class TabularOracle:
     def evaluate(self, architectures: Sequence[Architecture]) -> list[float]:
         return [self._accuracies[self._key(architecture)] for architecture in architectures]
 
-    def record(self) -> dict[str, str]:
-        """What a search writes down about where its accuracies come from."""
-        return {"name": self.name, "sha256": self.fingerprint}
-
     def _key(self, architecture: Architecture) -> str:
         """A digit a layer: the place of its choice in the full space, whatever a stage has pruned."""
         return "".join(digits[choice] for digits, choice in zip(self._digits, architecture, strict=True))

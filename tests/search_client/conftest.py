@@ -106,7 +106,7 @@ def finished_run(
             distribution = operator_distribution(space, evaluated)
             stage.save_distribution(distribution, space)
             best = max(item.accuracy for item in evaluated)
-            stages.append({"stage": number, "size": space.size, "evaluated": EVALUATED, "best_one_shot_accuracy": best})
+            stages.append({"stage": number, "size": space.size, "evaluated": EVALUATED, "best_accuracy": best})
             if number + 1 < config.stages:
                 space = prune(space, distribution, threshold=0.05)
         for place, item in enumerate(most_accurate(evaluated, count=alone), start=1):

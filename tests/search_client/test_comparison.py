@@ -117,7 +117,7 @@ def test_a_comparison_holds_what_its_runs_have(
     written = json.loads((tmp_path / "out" / "compare.json").read_text())
     (group,) = written["groups"]
     assert [run["seed"] for run in group["runs"]] == [1, 2]
-    assert group["best_one_shot_accuracy"]["runs"] == 2
+    assert group["best_accuracy"]["runs"] == 2
     assert (group["kendall_tau"] is None) == ("alone" not in options)
 
 

@@ -29,7 +29,7 @@ def final(*measured: dict[str, Any]) -> dict[str, Any]:
             "threads": 1, "cores": "one_large", "stopping": {"confidence": 0.95},
         },
         "latency_bounds_ms": [0.9, 1.1],
-        "stages": [{"stage": 1, "size": 8232, "evaluated": 144, "best_one_shot_accuracy": 0.97}],
+        "stages": [{"stage": 1, "size": 8232, "evaluated": 144, "best_accuracy": 0.97}],
         "architectures": [
             {
                 "name": str(number), "choices": {"block1.1": "IBConv_K3_E3"}, "predicted_latency": latency(1.0),
