@@ -115,6 +115,34 @@ def test_a_found_network_is_exported_as_the_search_scored_it(finished: Path, tmp
     assert accuracy == pytest.approx(found["one_shot_test_accuracy"], abs=1.5 / len(logits))
 
 
+def test_found_networks_are_trained_alone_exported_and_reported(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    trained = client("train", "--from", str(run), "--spread", "2", "--epochs", "1", "--json")
+    assert trained.exit_code == 0, trained.stderr
+    names = [one["name"] for one in json.loads(trained.stdout)]
+    assert names == [path.name for path in sorted((run / "standalone").iterdir())]
+    onnx = tmp_path / "network.onnx"
+    alone = run / "standalone" / names[0]
+    assert client("export", "--from", str(alone), "--format", "onnx", "--out", str(onnx)).exit_code == 0
+    assert onnx.stat().st_size > 0
+    assert client("report", str(run)).exit_code == 0
+    page = (run / "report.html").read_text()
+    assert all(name in page for name in names)
+    assert not any(name in (finished / "report.html").read_text() for name in names)
+
+
+def test_latency_targets_name_the_final_networks(service: str, finished: Path, tmp_path: Path) -> None:
+    low_ms, high_ms = json.loads((finished / "final.json").read_text())["latency_bounds_ms"]
+    target = f"{(low_ms + high_ms) / 2:.4f}"
+    bounds = ["--latency-min", f"{low_ms}", "--latency-max", f"{high_ms}", "--latency-targets", target]
+    result = client(*search_command(service, tmp_path / "run", *bounds, "--json"))
+    assert result.exit_code == 0, result.stderr
+    (found,) = json.loads(result.stdout)["architectures"]
+    assert found["name"] == f"{float(target):g}ms"
+    assert found["predicted_latency"]["latency_ms"] <= float(target)
+
+
 def test_a_search_stopped_before_its_last_file_ends_with_the_same_bytes(
     service: str, finished: Path, tmp_path: Path
 ) -> None:
