@@ -53,14 +53,18 @@ class RunFiles:
 
     def config(self) -> SearchConfig:
         """Raises ValueError where there is no search."""
+        if not (self.path / "config.toml").exists():
+            raise ValueError(f"{self.path} holds no search. Give a directory that `padnas-client search` wrote.")
         return config.load(self.path / "config.toml")
 
     def finished(self) -> dict[str, Any]:
         """What `final.json` holds. Raises ValueError where there is no finished search."""
-        try:
-            return dict(json.loads(self.final.read_text()))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.path} does not hold a finished search: {error}.") from error
+        if not self.final.exists():
+            raise ValueError(
+                f"{self.path} does not hold a finished search: there is no final.json."
+                " Go on with the search by the command that began it."
+            )
+        return dict(json.loads(self.final.read_text()))
 
     def decoding(self) -> DecodingPass | None:
         """What an earlier pass over all images found; None if there was none."""
