@@ -13,31 +13,25 @@ from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
 from pymoo.problems.static import StaticProblem
 
-from search_client.oracle import AccuracyOracle
 from search_client.search_problem import (
-    AdditiveLatency,
+    NOTHING_KNOWN,
     Evaluated,
-    LatencyBounds,
     Row,
-    SearchBudget,
+    SearchProblem,
     evaluate_generation,
     initial_genes,
 )
-from search_client.spaces import Architecture, SearchSpace
+from search_client.spaces import Architecture
 
 SAMPLE_SHARE = 4  # a tournament is a quarter of the population: 25 of 100 in Real et al. 2019
 PATIENCE = 3  # times its share of generations that plain NSGA-II may take to find new architectures
 
 
 def regularised_evolution(
-    space: SearchSpace,
+    problem: SearchProblem,
     *,
-    latency: AdditiveLatency,
-    oracle: AccuracyOracle,
-    bounds: LatencyBounds,
-    budget: SearchBudget,
     seed: int,
-    known: Mapping[Architecture, float] | None = None,
+    known: Mapping[Architecture, float] = NOTHING_KNOWN,
     on_generation: Callable[[int, Sequence[Evaluated]], None],
 ) -> list[Evaluated]:
     """Real et al. 2019: the best of a random sample has a child with one choice changed; the oldest dies.
@@ -45,9 +39,10 @@ def regularised_evolution(
     A child that is out of bounds is drawn again. One that was evaluated before joins the population at no cost.
     """
     rng = np.random.default_rng(seed)
+    space, budget = problem.space, problem.budget
     wanted = budget.population * (budget.iterations + 1)
-    genes = initial_genes(space, latency=latency, bounds=bounds, budget=budget, rng=rng)
-    evaluated = evaluate_generation(space, genes, generation=0, latency=latency, oracle=oracle, known=known or {})
+    genes = initial_genes(problem, rng=rng)
+    evaluated = evaluate_generation(problem, genes, generation=0, known=known)
     accuracy: dict[Row, float] = {
         tuple(row): item.accuracy for row, item in zip(genes.tolist(), evaluated, strict=True)
     }
@@ -63,14 +58,12 @@ def regularised_evolution(
         others = [gene for gene in range(len(space.layers[layer].choices)) if gene != child[layer]]
         child[layer] = int(rng.choice(others or [child[layer]]))
         gene = np.array([child])
-        if not bounds.contain(latency.of(gene))[0]:
+        if not problem.bounds.contain(problem.latency.of(gene))[0]:
             continue
         row = tuple(child)
         if row not in accuracy:
             generation = len(evaluated) // budget.population
-            newest = evaluate_generation(
-                space, gene, generation=generation, latency=latency, oracle=oracle, known=known or {}
-            )
+            newest = evaluate_generation(problem, gene, generation=generation, known=known)
             accuracy[row] = newest[0].accuracy
             evaluated += newest
             on_generation(generation, newest)
@@ -80,22 +73,19 @@ def regularised_evolution(
 
 
 def nsga2(
-    space: SearchSpace,
+    problem: SearchProblem,
     *,
-    latency: AdditiveLatency,
-    oracle: AccuracyOracle,
-    bounds: LatencyBounds,
-    budget: SearchBudget,
     seed: int,
-    known: Mapping[Architecture, float] | None = None,
+    known: Mapping[Architecture, float] = NOTHING_KNOWN,
     on_generation: Callable[[int, Sequence[Evaluated]], None],
 ) -> list[Evaluated]:
     """NSGA-II as pymoo has it: simulated binary crossover and polynomial mutation, rounded; bounds as constraints.
 
     What is out of bounds costs it nothing: pymoo ranks that by its violation, so its accuracy is never asked for.
     """
-    highest = np.array([len(layer.choices) - 1 for layer in space.layers])
-    problem = Problem(n_var=len(highest), n_obj=2, n_ieq_constr=2, xl=np.zeros_like(highest), xu=highest, vtype=int)
+    bounds, budget = problem.bounds, problem.budget
+    highest = np.array([len(layer.choices) - 1 for layer in problem.space.layers])
+    minimised = Problem(n_var=len(highest), n_obj=2, n_ieq_constr=2, xl=np.zeros_like(highest), xu=highest, vtype=int)
     algorithm = NSGA2(
         pop_size=budget.population,
         sampling=IntegerRandomSampling(),
@@ -103,7 +93,7 @@ def nsga2(
         mutation=PM(eta=20, vtype=float, repair=RoundingRepair()),
         output=None,
     )
-    algorithm.setup(problem, seed=seed, termination=NoTermination())
+    algorithm.setup(minimised, seed=seed, termination=NoTermination())
     wanted = budget.population * (budget.iterations + 1)
     evaluated: list[Evaluated] = []
     accuracy: dict[Row, float] = {}
@@ -112,20 +102,18 @@ def nsga2(
         if offspring is None or len(evaluated) >= wanted:
             break
         genes = offspring.get("X").astype(int)
-        latency_ms = latency.of(genes)
+        latency_ms = problem.latency.of(genes)
         rows = [tuple(row) for row in genes.tolist()]
         within = bounds.contain(latency_ms)
         new = [index for index, row in enumerate(rows) if within[index] and row not in accuracy]
         if new:
-            newest = evaluate_generation(
-                space, genes[new], generation=generation, latency=latency, oracle=oracle, known=known or {}
-            )
+            newest = evaluate_generation(problem, genes[new], generation=generation, known=known)
             accuracy |= {rows[index]: item.accuracy for index, item in zip(new, newest, strict=True)}
             evaluated += newest
             on_generation(generation, newest)
         errors = np.array([1 - accuracy.get(row, 0.0) for row in rows])
         violations = np.stack([bounds.min_ms - latency_ms, latency_ms - bounds.max_ms], axis=1)
-        values = StaticProblem(problem, F=np.stack([latency_ms, errors], axis=1), G=violations)
+        values = StaticProblem(minimised, F=np.stack([latency_ms, errors], axis=1), G=violations)
         algorithm.evaluator.eval(values, offspring)
         algorithm.tell(infills=offspring)
     return evaluated[:wanted]

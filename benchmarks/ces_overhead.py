@@ -23,7 +23,7 @@ from search_client.data import load_data
 from search_client.oracle import SupernetOracle, TimedOracle
 from search_client.pad_nas import latency_bounds
 from search_client.run_directory import StageDirectory
-from search_client.search_problem import Evaluated, SearchBudget
+from search_client.search_problem import Evaluated, SearchBudget, SearchProblem
 from search_client.spaces import load_space
 from search_client.supernet import Supernet
 from search_client.training import TrainingRecipe, train_supernet
@@ -53,6 +53,7 @@ def run(*, quick: bool) -> None:
             on_epoch=lambda _: None,
         )
         latency = additive_macs(space)
+        bounds = latency_bounds(None, None, attainable_ms=latency.attainable())
         for seed in range(repetitions):
             directory = StageDirectory(Path(folder) / f"stage-{seed}")
             directory.path.mkdir()
@@ -63,11 +64,7 @@ def run(*, quick: bool) -> None:
 
             started = time.perf_counter()
             evaluated = constrained_evolutionary_search(
-                space,
-                latency=latency,
-                oracle=oracle,
-                bounds=latency_bounds(None, None, attainable_ms=latency.attainable()),
-                budget=budget,
+                SearchProblem(space, latency, oracle, bounds, budget),
                 seed=seed,
                 on_generation=written,
             )

@@ -15,8 +15,6 @@ the paper's and the results file is NAME.gpu.json; on a CPU, images are smaller,
 """
 
 import json
-import os
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,18 +26,18 @@ from scipy.stats import kendalltau
 
 from benchmarks.additive_macs import additive_macs
 from benchmarks.results_file import Figure, record
+from benchmarks.shared_data import shared_file
 from search_client.ces import constrained_evolutionary_search
 from search_client.data import ImageData, load_data
 from search_client.oracle import SupernetOracle
 from search_client.pad_nas import latency_bounds
 from search_client.pruning import operator_distribution, prune
-from search_client.search_problem import SearchBudget
+from search_client.search_problem import SearchBudget, SearchProblem
 from search_client.spaces import Architecture, SearchSpace, load_space
 from search_client.supernet import Supernet
 from search_client.tabular_oracle import distinct_architectures
 from search_client.training import EpochRecord, TrainingRecipe, train_supernet
 
-SHARED_DATA = Path(os.environ.get("PADNAS_SHARED_DATA", "../shared/data"))
 SEEDS = (0, 1, 2)
 SAMPLE = 100  # architectures
 FIRST_LEARNING_RATE = 0.5 / 1024  # for each image of a batch, as in the paper
@@ -65,9 +63,7 @@ QUICK = Scale(16, 0.5, 30, 10, 64, 64, 6, 8, 2)
 
 
 def run(*, quick: bool) -> None:
-    bundle, table = SHARED_DATA / "cifar10_full_jpegbytes.npz", SHARED_DATA / "nas-bench-macro_cifar10.json"
-    if not (bundle.exists() and table.exists()):
-        sys.exit(f"{bundle} and {table} are needed; PADNAS_SHARED_DATA says where they are.")
+    bundle, table = shared_file("cifar10_full_jpegbytes.npz"), shared_file("nas-bench-macro_cifar10.json")
     gpu = torch.cuda.is_available()
     scale = QUICK if quick else IN_FULL if gpu else ON_A_CPU
     published = {digits: entry["mean_acc"] for digits, entry in json.loads(table.read_text()).items()}
@@ -160,12 +156,10 @@ class _Trial:
         """Lines 3 to 7 of Algorithm 1, in the middle third of what the whole space attains."""
         space = supernet.space
         whole = load_space("nas-bench-macro", input_size=self.scale.input_size, width=self.scale.width)
+        bounds = latency_bounds(None, None, attainable_ms=additive_macs(whole).attainable())
+        budget = SearchBudget(self.scale.population, self.scale.iterations)
         evaluated = constrained_evolutionary_search(
-            space,
-            latency=additive_macs(space),
-            oracle=self._oracle(supernet),
-            bounds=latency_bounds(None, None, attainable_ms=additive_macs(whole).attainable()),
-            budget=SearchBudget(self.scale.population, self.scale.iterations),
+            SearchProblem(space, additive_macs(space), self._oracle(supernet), bounds, budget),
             seed=self.seed,
             on_generation=lambda _generation, _newest: None,
         )

@@ -12,8 +12,6 @@ CES picks parents (docs/decisions/0010, which also has results on other seeds an
     hypervolume_N_ALGORITHM   of what was found, as a share of the true front's (see search_client/known_optimum.py)
 """
 
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,10 +22,10 @@ from numpy.typing import NDArray
 from benchmarks.additive_macs import additive_macs
 from benchmarks.baselines import nsga2, regularised_evolution
 from benchmarks.results_file import Figure, Target, record
+from benchmarks.shared_data import shared_file
 from search_client.algorithms import ALGORITHMS
-from search_client.errors import InvalidData
 from search_client.known_optimum import KnownOptimum
-from search_client.search_problem import LatencyBounds, SearchAlgorithm, SearchBudget
+from search_client.search_problem import LatencyBounds, SearchAlgorithm, SearchBudget, SearchProblem
 from search_client.spaces import load_space
 from search_client.tabular_oracle import TabularOracle
 
@@ -49,34 +47,24 @@ COMPARED: dict[str, SearchAlgorithm] = ALGORITHMS | {"regularised": regularised_
 
 
 def run(*, quick: bool) -> None:
-    path = Path(os.environ.get("PADNAS_SHARED_DATA", "../shared/data")) / "nas-bench-macro_cifar10.json"
     space = load_space("nas-bench-macro")
-    try:
-        oracle = TabularOracle(path, space)
-    except InvalidData as error:
-        sys.exit(f"{error} PADNAS_SHARED_DATA says in which folder it is.")
+    oracle = TabularOracle(shared_file("nas-bench-macro_cifar10.json"), space)
     latency = additive_macs(space)
     everything = KnownOptimum.of(
         space, latency=latency, oracle=oracle, bounds=LatencyBounds(0, latency.attainable()[1])
     )
     quartiles = [float(value) for value in np.percentile(everything.latency_ms, [25, 50, 75])]
     all_bounds = [LatencyBounds(low, high) for low, high in zip([0.0, *quartiles], quartiles, strict=False)]
+    budget = SearchBudget(population=POPULATION, iterations=EVALUATIONS // POPULATION - 1)
     seeds = QUICK_SEEDS if quick else SEEDS
     regrets: dict[str, list[NDArray[np.float64]]] = {name: [] for name in COMPARED}  # percentage points (EVALUATIONS,)
     hypervolumes: dict[str, list[float]] = {name: [] for name in COMPARED}  # %
     for bounds in all_bounds:
         optimum = KnownOptimum.of(space, latency=latency, oracle=oracle, bounds=bounds)
+        problem = SearchProblem(space, latency, oracle, bounds, budget)
         for name, algorithm in COMPARED.items():
             for seed in range(seeds):
-                found = algorithm(
-                    space,
-                    latency=latency,
-                    oracle=oracle,
-                    bounds=bounds,
-                    budget=SearchBudget(population=POPULATION, iterations=EVALUATIONS // POPULATION - 1),
-                    seed=seed,
-                    on_generation=lambda _generation, _newest: None,
-                )
+                found = algorithm(problem, seed=seed, on_generation=lambda _generation, _newest: None)
                 best = np.maximum.accumulate([item.accuracy for item in found])
                 best = np.append(best, np.full(EVALUATIONS - len(best), best[-1]))  # whoever stopped early
                 regrets[name].append(100 * (optimum.accuracy.max() - best))

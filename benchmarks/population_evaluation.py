@@ -17,7 +17,6 @@ Figures, one by one over shared, for each of them:
 Both ways must find the same accuracies; otherwise there are no figures.
 """
 
-import os
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ import torch
 
 from benchmarks.additive_macs import additive_macs
 from benchmarks.results_file import Figure, Target, record
+from benchmarks.shared_data import shared_file
 from search_client.accuracy_sources import ORACLE_BATCH_SIZE
 from search_client.ces import constrained_evolutionary_search
 from search_client.data import ImageData, load_data
@@ -36,7 +36,7 @@ from search_client.oracle import SupernetOracle
 from search_client.pad_nas import latency_bounds
 from search_client.prefix_tree import PrefixTree
 from search_client.pruning import operator_distribution, prune
-from search_client.search_problem import Evaluated, SearchBudget
+from search_client.search_problem import Evaluated, SearchBudget, SearchProblem
 from search_client.spaces import Architecture, SearchSpace, load_space
 from search_client.supernet import Supernet
 from search_client.training import TrainingRecipe, train_supernet
@@ -71,9 +71,8 @@ QUICK = _Scale(
 
 def run(*, quick: bool) -> None:
     scale = QUICK if quick else _Scale()
-    shared_data = os.environ.get("PADNAS_SHARED_DATA", "../shared/data")
     data = load_data(
-        f"cifar10:{shared_data}",
+        f"cifar10:{shared_file('cifar10_full_jpegbytes.npz')}",
         input_size=INPUT_SIZE,
         validation_per_class=scale.validation_per_class,
         seed=0,
@@ -146,12 +145,9 @@ def _populations(space: SearchSpace, oracle: SupernetOracle, *, scale: _Scale) -
 def _search(space: SearchSpace, oracle: SupernetOracle, *, budget: SearchBudget) -> list[Evaluated]:
     """Within the middle third of what the space attains."""
     latency = additive_macs(space)
+    bounds = latency_bounds(None, None, attainable_ms=latency.attainable())
     return constrained_evolutionary_search(
-        space,
-        latency=latency,
-        oracle=oracle,
-        bounds=latency_bounds(None, None, attainable_ms=latency.attainable()),
-        budget=budget,
+        SearchProblem(space, latency, oracle, bounds, budget),
         seed=0,
         on_generation=lambda _generation, _newest: None,
     )

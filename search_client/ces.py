@@ -21,18 +21,16 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.problems.static import StaticProblem
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
-from search_client.oracle import AccuracyOracle
 from search_client.search_problem import (
-    AdditiveLatency,
+    NOTHING_KNOWN,
     Evaluated,
-    LatencyBounds,
     Row,
-    SearchBudget,
+    SearchProblem,
     evaluate_generation,
     initial_genes,
     random_genes,
 )
-from search_client.spaces import Architecture, SearchSpace
+from search_client.spaces import Architecture
 
 # Distribution index of polynomial mutation. At 3, seven of ten mutated genes of a layer with seven choices still
 # differ from their parent after rounding; at pymoo's 20, one or two of ten.
@@ -44,14 +42,10 @@ TOURNAMENT = 9
 
 
 def constrained_evolutionary_search(
-    space: SearchSpace,
+    problem: SearchProblem,
     *,
-    latency: AdditiveLatency,
-    oracle: AccuracyOracle,
-    bounds: LatencyBounds,
-    budget: SearchBudget,
     seed: int,
-    known: Mapping[Architecture, float] | None = None,
+    known: Mapping[Architecture, float] = NOTHING_KNOWN,
     on_generation: Callable[[int, Sequence[Evaluated]], None],
 ) -> list[Evaluated]:
     """Every architecture that the search evaluated, in order (line 3 of Algorithm 1).
@@ -65,31 +59,25 @@ def constrained_evolutionary_search(
     rng = np.random.default_rng(seed)
     evaluated: list[Evaluated] = []
     seen: set[Row] = set()
-    problem = Problem(
-        n_var=len(space.layers),
-        n_obj=2,
-        xl=np.zeros(len(space.layers)),
-        xu=np.array([len(layer.choices) - 1 for layer in space.layers]),
-    )
+    highest = np.array([len(layer.choices) - 1 for layer in problem.space.layers])
+    minimised = Problem(n_var=len(highest), n_obj=2, xl=np.zeros(len(highest)), xu=highest)
     algorithm = NSGA2(
-        pop_size=budget.population,
-        sampling=initial_genes(space, latency=latency, bounds=bounds, budget=budget, rng=rng),
-        mating=_BoundedMating(space, latency=latency, bounds=bounds, budget=budget, seen=seen),
+        pop_size=problem.budget.population,
+        sampling=initial_genes(problem, rng=rng),
+        mating=_BoundedMating(problem, seen=seen),
         output=None,
     )
-    algorithm.setup(problem, seed=rng, termination=NoTermination())  # pymoo draws from this very generator
-    for generation in range(budget.iterations + 1):
+    algorithm.setup(minimised, seed=rng, termination=NoTermination())  # pymoo draws from this very generator
+    for generation in range(problem.budget.iterations + 1):
         offspring = algorithm.ask()
         if offspring is None:  # everything within the bounds was evaluated
             break
         genes = offspring.get("X").astype(int)
-        newest = evaluate_generation(
-            space, genes, generation=generation, latency=latency, oracle=oracle, known=known or {}
-        )
+        newest = evaluate_generation(problem, genes, generation=generation, known=known)
         seen.update(map(tuple, genes.tolist()))
         evaluated += newest
         on_generation(generation, newest)
-        algorithm.evaluator.eval(StaticProblem(problem, F=_objectives(newest)), offspring)
+        algorithm.evaluator.eval(StaticProblem(minimised, F=_objectives(newest)), offspring)
         algorithm.tell(infills=offspring)
     return evaluated
 
@@ -119,15 +107,8 @@ class _BoundedMating(Mating):  # type: ignore[misc]  # pymoo is untyped
     pymoo asks again for what is lacking, up to `max_tries` times; then random architectures take its place.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        latency: AdditiveLatency,
-        bounds: LatencyBounds,
-        budget: SearchBudget,
-        seen: set[Row],
-    ) -> None:
+    def __init__(self, problem: SearchProblem, *, seen: set[Row]) -> None:
+        bounds = problem.bounds
         super().__init__(
             selection=TournamentSelection(
                 func_comp=_BestUnderATarget(bounds.targets_ms or (bounds.max_ms,)), pressure=TOURNAMENT
@@ -135,22 +116,16 @@ class _BoundedMating(Mating):  # type: ignore[misc]  # pymoo is untyped
             crossover=TwoPointCrossover(),
             mutation=PolynomialMutation(eta=MUTATION_ETA),
             eliminate_duplicates=DefaultDuplicateElimination(),
-            n_max_iterations=budget.max_tries,
+            n_max_iterations=problem.budget.max_tries,
         )
-        self.space = space
-        self.latency = latency
-        self.bounds = bounds
-        self.budget = budget
+        self.problem = problem
         self.seen = seen
 
-    def do(self, problem: Problem, pop: Population, n_offsprings: int, **kwargs: Any) -> Population:
-        offspring = super().do(problem, pop, n_offsprings, **kwargs)
+    def do(self, minimised: Problem, pop: Population, n_offsprings: int, **kwargs: Any) -> Population:
+        offspring = super().do(minimised, pop, n_offsprings, **kwargs)
         if len(offspring) < n_offsprings:
             filling = random_genes(
-                self.space,
-                latency=self.latency,
-                bounds=self.bounds,
-                budget=self.budget,
+                self.problem,
                 rng=kwargs["random_state"],
                 seen=self.seen.union(tuple(individual.X.tolist()) for individual in offspring),
             )
@@ -163,7 +138,7 @@ class _BoundedMating(Mating):  # type: ignore[misc]  # pymoo is untyped
         genes = np.around(offspring.get("X")).astype(int)
         offspring.set("X", genes)
         new = np.array([tuple(row) not in self.seen for row in genes.tolist()])
-        return offspring[new & self.bounds.contain(self.latency.of(genes))]
+        return offspring[new & self.problem.bounds.contain(self.problem.latency.of(genes))]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from search_client.oracle import AccuracyOracle, TimedOracle
 from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution, operator_distribution, prune
 from search_client.run_directory import GenerationRecord, RunDirectory, write_json
-from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds
+from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds, SearchProblem
 from search_client.spaces import SearchSpace
 
 
@@ -120,11 +120,7 @@ class Search:
 
             last = number == self.config.stages - 1
             evaluated = ALGORITHMS[self.config.final_search if last else "ces"](
-                space,
-                latency=latency,
-                oracle=oracle,
-                bounds=self._bounds(),
-                budget=self.config.budget,
+                SearchProblem(space, latency, oracle, self._bounds(), self.config.budget),
                 seed=stage_seed(self.config, "search", number),
                 known=known,
                 on_generation=on_generation,

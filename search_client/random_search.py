@@ -4,29 +4,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from search_client.oracle import AccuracyOracle
 from search_client.search_problem import (
-    AdditiveLatency,
+    NOTHING_KNOWN,
     Evaluated,
-    LatencyBounds,
     Row,
-    SearchBudget,
+    SearchProblem,
     evaluate_generation,
     initial_genes,
     random_genes,
 )
-from search_client.spaces import Architecture, SearchSpace
+from search_client.spaces import Architecture
 
 
 def random_search(
-    space: SearchSpace,
+    problem: SearchProblem,
     *,
-    latency: AdditiveLatency,
-    oracle: AccuracyOracle,
-    bounds: LatencyBounds,
-    budget: SearchBudget,
     seed: int,
-    known: Mapping[Architecture, float] | None = None,
+    known: Mapping[Architecture, float] = NOTHING_KNOWN,
     on_generation: Callable[[int, Sequence[Evaluated]], None],
 ) -> list[Evaluated]:
     """Distinct architectures within the bounds, as many as another search evaluates on this budget, in order.
@@ -37,15 +31,12 @@ def random_search(
     rng = np.random.default_rng(seed)
     evaluated: list[Evaluated] = []
     seen: set[Row] = set()
-    genes = initial_genes(space, latency=latency, bounds=bounds, budget=budget, rng=rng)
-    for generation in range(budget.iterations + 1):
-        newest = evaluate_generation(
-            space, genes, generation=generation, latency=latency, oracle=oracle, known=known or {}
-        )
+    for generation in range(problem.budget.iterations + 1):
+        genes = initial_genes(problem, rng=rng) if generation == 0 else random_genes(problem, rng=rng, seen=seen)
+        if len(genes) == 0:  # everything within the bounds was evaluated
+            break
+        newest = evaluate_generation(problem, genes, generation=generation, known=known)
         seen.update(map(tuple, genes.tolist()))
         evaluated += newest
         on_generation(generation, newest)
-        genes = random_genes(space, latency=latency, bounds=bounds, budget=budget, rng=rng, seen=seen)
-        if len(genes) == 0:  # everything within the bounds was evaluated
-            break
     return evaluated

@@ -6,6 +6,7 @@ An architecture is a row of genes: per layer, the index of its choice.
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from search_client.spaces import Architecture, SearchSpace
 
 Genes = NDArray[np.int64]
 Row = tuple[int, ...]  # the genes of one architecture
+NOTHING_KNOWN: Mapping[Architecture, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -96,19 +98,26 @@ class Evaluated:
     generation: int  # 0 for the initial population
 
 
+@dataclass(frozen=True, eq=False)
+class SearchProblem:
+    """What is to be searched, and how much of it."""
+
+    space: SearchSpace
+    latency: AdditiveLatency
+    oracle: AccuracyOracle
+    bounds: LatencyBounds
+    budget: SearchBudget
+
+
 class SearchAlgorithm(Protocol):
     """A way to search. What it does is a function of its arguments, so that it takes the same course again."""
 
     def __call__(
         self,
-        space: SearchSpace,
+        problem: SearchProblem,
         *,
-        latency: AdditiveLatency,
-        oracle: AccuracyOracle,
-        bounds: LatencyBounds,
-        budget: SearchBudget,
         seed: int,
-        known: Mapping[Architecture, float] | None = None,
+        known: Mapping[Architecture, float] = NOTHING_KNOWN,
         on_generation: Callable[[int, Sequence[Evaluated]], None],
     ) -> list[Evaluated]:
         """Every architecture that the search evaluated, in order; none twice, all within the bounds.
@@ -124,23 +133,17 @@ class SearchAlgorithm(Protocol):
 
 
 def evaluate_generation(
-    space: SearchSpace,
-    genes: Genes,
-    *,
-    generation: int,
-    latency: AdditiveLatency,
-    oracle: AccuracyOracle,
-    known: Mapping[Architecture, float],
+    problem: SearchProblem, genes: Genes, *, generation: int, known: Mapping[Architecture, float]
 ) -> list[Evaluated]:
     """Genes (N, layers) with their latency and accuracy; the oracle is asked at once for all that is not known."""
-    architectures = [_architecture(space, row) for row in genes]
+    architectures = [_architecture(problem.space, row) for row in genes]
     unknown = [architecture for architecture in architectures if architecture not in known]
-    answers = dict(zip(unknown, oracle.evaluate(unknown), strict=True)) if unknown else {}
+    answers = dict(zip(unknown, problem.oracle.evaluate(unknown), strict=True)) if unknown else {}
     accuracies = [answers[item] if item in answers else known[item] for item in architectures]
     assert all(0 <= accuracy <= 1 for accuracy in accuracies)
     return [
         Evaluated(architecture, float(latency_ms), accuracy, generation)
-        for architecture, latency_ms, accuracy in zip(architectures, latency.of(genes), accuracies, strict=True)
+        for architecture, latency_ms, accuracy in zip(architectures, problem.latency.of(genes), accuracies, strict=True)
     ]
 
 
@@ -148,49 +151,34 @@ def _architecture(space: SearchSpace, genes: Genes) -> Architecture:
     return tuple(layer.choices[gene] for layer, gene in zip(space.layers, genes, strict=True))
 
 
-def initial_genes(
-    space: SearchSpace,
-    *,
-    latency: AdditiveLatency,
-    bounds: LatencyBounds,
-    budget: SearchBudget,
-    rng: np.random.Generator,
-) -> Genes:
+def initial_genes(problem: SearchProblem, *, rng: np.random.Generator) -> Genes:
     """Distinct genes (N, layers) within the bounds, 1 <= N <= population.
 
     Uniform draws that fall outside the bounds are rejected. Where the bounds are so narrow or so far from the middle
     that this leaves the population incomplete, draws that are steered into the bounds complete it.
     """
-    bounds.must_overlap(latency.attainable())
-    found = random_genes(space, latency=latency, bounds=bounds, budget=budget, rng=rng, seen=frozenset())
+    problem.bounds.must_overlap(problem.latency.attainable())
+    found = random_genes(problem, rng=rng, seen=frozenset())
     if len(found) == 0:
-        raise bounds.infeasible(latency.attainable())
+        raise problem.bounds.infeasible(problem.latency.attainable())
     return found
 
 
-def random_genes(
-    space: SearchSpace,
-    *,
-    latency: AdditiveLatency,
-    bounds: LatencyBounds,
-    budget: SearchBudget,
-    rng: np.random.Generator,
-    seen: Collection[Row],
-) -> Genes:
+def random_genes(problem: SearchProblem, *, rng: np.random.Generator, seen: Collection[Row]) -> Genes:
     """As `initial_genes`, and none of what was seen; without any where none is left, or is too rare."""
+    budget = problem.budget
     draws = budget.population * budget.max_tries
-    choices = [len(layer.choices) for layer in space.layers]
-    uniform = rng.integers(choices, size=(draws, len(choices)))
-    found = new_genes(uniform, latency=latency, bounds=bounds, seen=seen)
+    choices = [len(layer.choices) for layer in problem.space.layers]
+    found = new_genes(problem, rng.integers(choices, size=(draws, len(choices))), seen=seen)
     if len(found) < budget.population:
-        steered = _steered_genes(latency=latency, bounds=bounds, draws=draws, rng=rng)
-        found = new_genes(np.concatenate([found, steered]), latency=latency, bounds=bounds, seen=seen)
+        steered = _steered_genes(latency=problem.latency, bounds=problem.bounds, draws=draws, rng=rng)
+        found = new_genes(problem, np.concatenate([found, steered]), seen=seen)
     return found[: budget.population]
 
 
-def new_genes(genes: Genes, *, latency: AdditiveLatency, bounds: LatencyBounds, seen: Collection[Row]) -> Genes:
+def new_genes(problem: SearchProblem, genes: Genes, *, seen: Collection[Row]) -> Genes:
     """The rows within the bounds that were not seen, each once, in order of first appearance."""
-    feasible = genes[bounds.contain(latency.of(genes))]
+    feasible = genes[problem.bounds.contain(problem.latency.of(genes))]
     new = dict.fromkeys(row for row in map(tuple, feasible.tolist()) if row not in seen)
     return np.array(list(new), dtype=np.int64).reshape(len(new), genes.shape[1])
 

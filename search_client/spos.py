@@ -4,14 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from search_client.oracle import AccuracyOracle
 from search_client.search_problem import (
-    AdditiveLatency,
+    NOTHING_KNOWN,
     Evaluated,
     Genes,
-    LatencyBounds,
     Row,
-    SearchBudget,
+    SearchProblem,
     evaluate_generation,
     initial_genes,
     new_genes,
@@ -24,14 +22,10 @@ PARENTS_SHARE = 5  # one architecture in five is a parent: 10 of 50 in SPOS
 
 
 def spos_evolution(
-    space: SearchSpace,
+    problem: SearchProblem,
     *,
-    latency: AdditiveLatency,
-    oracle: AccuracyOracle,
-    bounds: LatencyBounds,
-    budget: SearchBudget,
     seed: int,
-    known: Mapping[Architecture, float] | None = None,
+    known: Mapping[Architecture, float] = NOTHING_KNOWN,
     on_generation: Callable[[int, Sequence[Evaluated]], None],
 ) -> list[Evaluated]:
     """Every architecture that the search evaluated, in order.
@@ -43,43 +37,31 @@ def spos_evolution(
     rng = np.random.default_rng(seed)
     evaluated: list[Evaluated] = []
     rows: list[Row] = []  # the genes of what was evaluated
-    seen: set[Row] = set()
-    genes = initial_genes(space, latency=latency, bounds=bounds, budget=budget, rng=rng)
-    for generation in range(budget.iterations + 1):
-        newest = evaluate_generation(
-            space, genes, generation=generation, latency=latency, oracle=oracle, known=known or {}
-        )
-        rows += map(tuple, genes.tolist())
-        seen.update(rows)
-        evaluated += newest
-        on_generation(generation, newest)
-        best = sorted(range(len(evaluated)), key=lambda index: -evaluated[index].accuracy)  # of equals the first found
-        parents = np.array([rows[index] for index in best[: max(2, budget.population // PARENTS_SHARE)]])
-        mutants = new_genes(
-            _mutants(space, parents, count=budget.population * budget.max_tries, rng=rng),
-            latency=latency,
-            bounds=bounds,
-            seen=seen,
-        )[: budget.population // 2]
-        crossed = new_genes(
-            _crossovers(parents, count=budget.population * budget.max_tries, rng=rng),
-            latency=latency,
-            bounds=bounds,
-            seen=seen.union(map(tuple, mutants.tolist())),
-        )[: budget.population // 2]
-        offspring = np.concatenate([mutants, crossed])
-        filling = random_genes(
-            space,
-            latency=latency,
-            bounds=bounds,
-            budget=budget,
-            rng=rng,
-            seen=seen.union(map(tuple, offspring.tolist())),
-        )
-        genes = np.concatenate([offspring, filling])[: budget.population]
+    for generation in range(problem.budget.iterations + 1):
+        if generation == 0:
+            genes = initial_genes(problem, rng=rng)
+        else:
+            best = sorted(range(len(evaluated)), key=lambda index: -evaluated[index].accuracy)  # of equals the first
+            parents = np.array([rows[index] for index in best[: max(2, problem.budget.population // PARENTS_SHARE)]])
+            genes = _offspring(problem, parents, seen=set(rows), rng=rng)
         if len(genes) == 0:  # everything within the bounds was evaluated
             break
+        newest = evaluate_generation(problem, genes, generation=generation, known=known)
+        rows += map(tuple, genes.tolist())
+        evaluated += newest
+        on_generation(generation, newest)
     return evaluated
+
+
+def _offspring(problem: SearchProblem, parents: Genes, *, seen: set[Row], rng: np.random.Generator) -> Genes:
+    """Genes (N, layers), N <= population: half mutants, half crossovers, and random ones for those that are lacking."""
+    budget = problem.budget
+    tries, half = budget.population * budget.max_tries, budget.population // 2
+    mutants = new_genes(problem, _mutants(problem.space, parents, count=tries, rng=rng), seen=seen)[:half]
+    seen = seen.union(map(tuple, mutants.tolist()))
+    crossed = new_genes(problem, _crossovers(parents, count=tries, rng=rng), seen=seen)[:half]
+    filling = random_genes(problem, rng=rng, seen=seen.union(map(tuple, crossed.tolist())))
+    return np.concatenate([mutants, crossed, filling])[: budget.population]
 
 
 def _mutants(space: SearchSpace, parents: Genes, *, count: int, rng: np.random.Generator) -> Genes:

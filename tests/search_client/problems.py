@@ -5,7 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds, SearchAlgorithm, SearchBudget
+from search_client.search_problem import (
+    AdditiveLatency,
+    Evaluated,
+    LatencyBounds,
+    SearchAlgorithm,
+    SearchBudget,
+    SearchProblem,
+)
 from search_client.spaces import IDENTITY, Architecture, SearchSpace, load_space
 
 TINY = load_space(str(Path(__file__).with_name("tiny.toml")))  # 2 x 3 x 4 x 4 architectures
@@ -55,13 +62,9 @@ def search(
     known: Mapping[Architecture, float] | None = None,
 ) -> list[Evaluated]:
     return algorithm(
-        space,
-        latency=latency,
-        oracle=oracle or AnalyticOracle(space),
-        bounds=bounds,
-        budget=budget,
+        SearchProblem(space, latency, oracle or AnalyticOracle(space), bounds, budget),
         seed=seed,
-        known=known,
+        known=known or {},
         on_generation=lambda _generation, _evaluated: None,
     )
 

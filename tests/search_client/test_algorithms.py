@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from search_client.algorithms import ALGORITHMS
 from search_client.errors import NoFeasibleArchitecture
-from search_client.search_problem import AdditiveLatency, LatencyBounds, SearchAlgorithm, SearchBudget
+from search_client.search_problem import AdditiveLatency, LatencyBounds, SearchAlgorithm, SearchBudget, SearchProblem
 from search_client.spaces import SearchSpace
 from tests.search_client.problems import (
     BASIC,
@@ -52,11 +52,7 @@ def test_every_generation_is_full_while_there_is_enough_to_find(algorithm: Searc
     latency = random_latency(BASIC, seed=1)
     generations: list[tuple[int, int]] = []
     evaluated = algorithm(
-        BASIC,
-        latency=latency,
-        oracle=AnalyticOracle(BASIC),
-        bounds=middle(latency),
-        budget=SMALL,
+        SearchProblem(BASIC, latency, AnalyticOracle(BASIC), middle(latency), SMALL),
         seed=0,
         on_generation=lambda generation, newest: generations.append((generation, len(newest))),
     )
