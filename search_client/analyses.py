@@ -6,6 +6,7 @@ Every number comes from the run's directory alone; where a part was not done the
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,7 +155,7 @@ class RunRecord:
             (one.one_shot_accuracy, one.test_accuracy) for one in self.stand_alone if one.one_shot_accuracy is not None
         ]
 
-    @property
+    @cached_property
     def tau(self) -> Estimate | None:
         """How well one-shot accuracy ranks architectures (Table 8)."""
         return kendall_tau(self.accuracy_pairs)

@@ -27,6 +27,7 @@ from search_client.oracle import SupernetOracle
 from search_client.progress import ConsoleProgress
 from search_client.run_directory import RunFiles
 from search_client.supernet import Supernet
+from search_client.training import weights_in
 
 CONVERSION_S = 600.0  # the service gives one up after half of it, and may be busy with another before
 ONNX_OPSET = 18
@@ -71,16 +72,15 @@ def _inherited(source: Path, name: str) -> Trained:
     """Case 2: weights of the last supernet, and batch-norm statistics as when the search scored the architecture."""
     run = RunFiles(source)
     final, config, stage = run.finished(), run.config(), run.stages()[-1]
-    named = {one["name"]: one for one in final["architectures"]}
-    if name not in named:
-        raise NoTrainedNetwork(f"{source} has no architecture '{name}'. It has {', '.join(named)}.")
+    try:
+        found = run.architecture(name)
+    except ValueError as error:
+        raise NoTrainedNetwork(str(error)) from error
     data = config.load_data(known=run.decoding(), progress=ConsoleProgress())
     if data.fingerprint != final["data_sha256"]:
         raise NoTrainedNetwork(f"The search in {source} saw other images than '{config.data}' holds now. Restore them.")
     supernet = Supernet(stage.space())
-    tensors = load_file(stage.checkpoint)
-    weights = {n.removeprefix("weights."): tensor for n, tensor in tensors.items() if n.startswith("weights.")}
-    supernet.load_state_dict(weights)
+    supernet.load_state_dict(weights_in(load_file(stage.checkpoint)))
     oracle = SupernetOracle(
         supernet,
         data,
@@ -88,8 +88,8 @@ def _inherited(source: Path, name: str) -> Trained:
         batch_size=ORACLE_BATCH_SIZE,
         seed=config.seed,
     )
-    network = Network.model_validate(named[name]["network"])
-    return Trained(network, oracle.calibrated(tuple(named[name]["choices"].values())))
+    network = Network.model_validate(found["network"])
+    return Trained(network, oracle.calibrated(tuple(found["choices"].values())))
 
 
 def to_tflite(trained: Trained, connection: ServiceConnection) -> bytes:

@@ -66,6 +66,13 @@ class RunFiles:
             )
         return dict(json.loads(self.final.read_text()))
 
+    def architecture(self, name: str) -> dict[str, Any]:
+        """One of the final architectures. Raises ValueError where there is none of this name."""
+        finals = {one["name"]: one for one in self.finished()["architectures"]}
+        if name not in finals:
+            raise ValueError(f"{self.path} has no architecture '{name}'. It has {', '.join(finals)}.")
+        return dict(finals[name])
+
     def decoding(self) -> DecodingPass | None:
         """What an earlier pass over all images found; None if there was none."""
         path = self.path / "decoding.json"
@@ -94,10 +101,6 @@ class RunFiles:
         """Those that have begun, in order."""
         numbers = range(1, 1 + len(list(self.path.glob("stage-*"))))
         return [self.stage(number) for number in numbers]
-
-    @property
-    def figures(self) -> Path:
-        return self.path / "figures"
 
     @property
     def tensorboard(self) -> Path:
@@ -241,9 +244,16 @@ def _whole_lines(path: Path) -> list[str]:
     return path.read_text().rpartition("\n")[0].splitlines() if path.exists() else []
 
 
+def _ends_with_a_line(path: Path) -> bool:
+    """Or is empty."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        return file.read() in (b"", b"\n")
+
+
 def _append_lines(path: Path, values: Sequence[Any]) -> None:
     """Add lines; what is left of one that was cut off when a process was killed goes."""
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
+    if path.exists() and not _ends_with_a_line(path):
         write_text(path, "".join(line + "\n" for line in _whole_lines(path)))
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(value) + "\n" for value in values)

@@ -40,10 +40,7 @@ class Found:
 
 def final_architecture(run: RunFiles, name: str) -> Found:
     """One of the final architectures. Raises ValueError where there is none of this name."""
-    finals = {one["name"]: one for one in run.finished()["architectures"]}
-    if name not in finals:
-        raise ValueError(f"{run.final} has no architecture '{name}'. It has {', '.join(finals)}.")
-    final = finals[name]
+    final = run.architecture(name)
     predicted = final["predicted_latency"]
     return Found(name, tuple(final["choices"].values()), predicted["latency_ms"], final["one_shot_accuracy"])
 

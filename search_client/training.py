@@ -7,7 +7,7 @@ killed at any moment and started again ends with the same weights, bit for bit.
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -234,16 +234,19 @@ def _save(checkpoint: Path, module: nn.Module, optimizer: torch.optim.SGD, *, re
         raise OSError(f"{checkpoint} cannot be written: {error}. The checkpoint of the last epoch stays.") from error
 
 
+def weights_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict among the tensors of a checkpoint."""
+    prefix = "weights."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def _restore(checkpoint: Path, module: nn.Module, optimizer: torch.optim.SGD) -> list[EpochRecord]:
     """Load weights and momentum; the epochs that they have behind them."""
     try:
         with safe_open(checkpoint, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             records = [EpochRecord(**record) for record in json.loads(file.metadata()["records"])]
-        weights = {
-            name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")
-        }
-        module.load_state_dict(weights)
+        module.load_state_dict(weights_in(tensors))
     except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise InvalidCheckpoint(
             f"Training cannot go on from {checkpoint}: {error}. Delete the file to train from the start."

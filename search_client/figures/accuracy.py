@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import BboxBase
 
 from search_client.analyses import RunRecord, accuracy_of
-from search_client.ces import nondomination_ranks
+from search_client.ces import pareto_front
 from search_client.figures.style import (
     ALONE_COLOUR,
     FAINT_COLOUR,
@@ -80,9 +80,7 @@ def draw_pareto(path: Path, run: RunRecord) -> None:
 
 
 def _draw_front(axes: Axes, run: RunRecord) -> None:
-    last = run.stages[-1].evaluated
-    ranks = nondomination_ranks(last)
-    front = sorted((item.latency_ms, item.accuracy) for item, rank in zip(last, ranks, strict=True) if rank == 1)
+    front = [(item.latency_ms, item.accuracy) for item in pareto_front(run.stages[-1].evaluated)]
     colour = stage_colour(len(run.stages) - 1, stages=len(run.stages))
     axes.step(*zip(*front, strict=True), where="post", color=colour, linewidth=1.2, label="Pareto front")
 
