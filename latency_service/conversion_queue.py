@@ -79,7 +79,8 @@ def renew(session: Session, conversion: Conversion, *, claim_s: float, now: date
 
 def store(session: Session, conversion: Conversion, *, content: bytes, conversion_s: float) -> None:
     if (row := _owned(session, conversion)) is not None:
-        sha256 = model_files.store(session, content)
+        sha256 = model_files.sha256_of(content)
+        model_files.store(session, sha256, content)
         row.state, row.sha256, row.conversion_s, row.error = ModelState.READY, sha256, conversion_s, None
 
 

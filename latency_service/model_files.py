@@ -17,18 +17,20 @@ MARK = slice(4, 8)  # where a flatbuffer says what it is
 TFLITE = b"TFL3"
 
 
-def store(session: Session, content: bytes) -> str:
-    """Keep a file's bytes; returns their hash."""
-    sha256 = hashlib.sha256(content).hexdigest()
+def sha256_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def store(session: Session, sha256: str, content: bytes) -> None:
+    """Keep a file's bytes under their hash, which whoever calls has computed: no transaction waits for that."""
     session.execute(
         insert_if_absent(session, ModelFileRow).values(sha256=sha256, content=content).on_conflict_do_nothing()
     )
-    return sha256
 
 
 def check(sha256: str, content: bytes) -> None:
     """Raises InvalidModel: the bytes are not those of the hash, or not of a TFLite file."""
-    found = hashlib.sha256(content).hexdigest()
+    found = sha256_of(content)
     if found != sha256:
         raise InvalidModel(f"The bytes have SHA-256 {found}, the address says {sha256}. Send the file again.")
     if content[MARK] != TFLITE:

@@ -30,7 +30,7 @@ def give_model_file(
     """Give a TFLite file to be measured as it is; the answer is the subject to ask for. Giving it twice is no harm."""
     model_files.check(sha256, content)
     with service.database.writing() as session:
-        model_files.store(session, content)
+        model_files.store(session, sha256, content)
     return TFLiteModel(sha256=sha256)
 
 

@@ -49,7 +49,8 @@ def test_a_file_is_ready_without_a_conversion(
 ) -> None:
     with database.writing() as session:
         devices.report(session, report(), now=clock())
-        file = TFLiteModel(sha256=model_files.store(session, FILE))
+        file = TFLiteModel(sha256=model_files.sha256_of(FILE))
+        model_files.store(session, file.sha256, FILE)
         model, protocol = devices.resolve(session, "Pixel 3", protocol_id=None)
         query = LatencyQuery(device=model, subjects=(file, file), queue_missing=True)
         missing = latencies.look_up(session, query.subjects, device_model=model, protocol=protocol)
