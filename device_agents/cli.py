@@ -5,16 +5,20 @@ import logging
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from device_agents.adb import DEFAULT_KEY, why_no_usb
 from device_agents.doctor import Finding, examine_local
 from device_agents.errors import DeviceFault
 from device_agents.local_device import LocalDevice, processor_name, runtime_is_installed
 from device_agents.loop import Agent
+from device_agents.reachable import reachable
 from latency_contract.connection import NotThisService, ServiceConnection, ServiceRefused
 
 app = typer.Typer(
@@ -24,6 +28,13 @@ app = typer.Typer(
 )
 
 DeviceOption = Annotated[str, typer.Option("--device", help="what to measure on: local (this machine)")]
+TcpOption = Annotated[
+    list[str] | None,
+    typer.Option("--tcp", envvar="PADNAS_ADB", metavar="HOST:PORT", help="a device that listens there; repeatable"),
+]
+AdbKeyOption = Annotated[
+    Path, typer.Option("--adb-key", envvar="PADNAS_ADB_KEY", help="key by which phones know this computer")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 
 
@@ -71,16 +82,26 @@ def doctor(device: DeviceOption = "local", as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: padnas-agent devices --json")
-def devices(as_json: JsonOption = False) -> None:
-    """List what can be measured on from here."""
-    state = "ready" if runtime_is_installed() else "LiteRT is missing"
+@app.command(epilog="Example: padnas-agent devices --tcp 192.168.1.7:5555 --json")
+def devices(tcp: TcpOption = None, adb_key: AdbKeyOption = DEFAULT_KEY, as_json: JsonOption = False) -> None:
+    """List what can be measured on from here: this machine, phones at USB, and devices at the addresses given."""
+    local = "ready" if runtime_is_installed() else "LiteRT is missing"
+    try:
+        found = reachable(tcp or [], keys=adb_key)
+    except ValueError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from error
+    rows = [("local", processor_name(), local, ""), *((str(r.target), r.model, r.state, r.advice) for r in found)]
     if as_json:
-        typer.echo(json.dumps([{"device": "local", "model": processor_name(), "state": state}]))
+        names = ("device", "model", "state", "advice")
+        typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows]))
     else:
-        table = Table("device", "model", "state", box=None)
-        table.add_row("local", processor_name(), state)
+        table = Table("device", "model", "state", "what to do", box=None)
+        for row in rows:
+            table.add_row(*map(escape, row))
         Console().print(table)
+    if missing := why_no_usb():
+        typer.echo(missing, err=True)
 
 
 def _wait_for_end_of_input(stop: threading.Event) -> None:

@@ -1,10 +1,16 @@
 """What can go wrong with a measurement, by whose fault it is. Each fault is answered differently.
 
 AgentError
-├── SubjectFault   the model does not load, ends or hangs the runner: its job fails
-├── DeviceFault    the device cannot measure now: the lease is given back and the device rests
-├── LeaseLost      the service gave the jobs to another device: they are dropped here
-└── Stopped        somebody ended the agent: the lease is given back
+├── SubjectFault      the model does not load, ends or hangs the runner: its job fails
+├── DeviceFault       the device cannot measure now: the lease is given back and the device rests
+│   ├── LinkLost      nothing reaches it: unplugged, cut, silent, or its bytes arrive damaged
+│   ├── DeviceOffline it is there, and does not answer yet
+│   ├── Unauthorized  nobody has accepted this computer's key on its screen
+│   ├── DeviceFull    it has no space left
+│   ├── CommandHung   a command did not end in time, or printed without end; it was ended
+│   └── PathRefused   it does not give or take this file
+├── LeaseLost         the service gave the jobs to another device: they are dropped here
+└── Stopped           somebody ended the agent: the lease is given back
 """
 
 
@@ -17,6 +23,30 @@ class SubjectFault(AgentError):
 
 
 class DeviceFault(AgentError):
+    pass
+
+
+class LinkLost(DeviceFault):
+    pass
+
+
+class DeviceOffline(DeviceFault):
+    pass
+
+
+class Unauthorized(DeviceFault):
+    pass
+
+
+class DeviceFull(DeviceFault):
+    pass
+
+
+class CommandHung(DeviceFault):
+    pass
+
+
+class PathRefused(DeviceFault):
     pass
 
 

@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from hypothesis import settings
 
+from benchmarks.debian_adbd import CannotInstall, installed
 from latency_contract.connection import ServiceConnection
 from latency_contract.devices import DeviceKind, DeviceReport
 from latency_contract.measurements import Measurement, Provenance, Round
@@ -136,6 +137,17 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def connection(service_url: str) -> Iterator[ServiceConnection]:
     with ServiceConnection(service_url) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def debian_adbd() -> Path:
+    """Where Debian's `adbd` is installed. Where that cannot be, its tests are skipped; under CI they fail."""
+    try:
+        return installed()
+    except CannotInstall as reason:
+        if os.environ.get("CI"):
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
 
 
 def sha256(content: bytes) -> str:

@@ -1,8 +1,11 @@
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.debian_adbd import Adbd
+from device_agents import adb
 from device_agents.cli import app
 from device_agents.local_device import LocalDevice, processor_name
 
@@ -11,8 +14,35 @@ runner = CliRunner()
 
 def test_devices_lists_this_machine() -> None:
     result = runner.invoke(app, ["devices", "--json"])
-    assert json.loads(result.stdout) == [{"device": "local", "model": processor_name(), "state": "ready"}]
+    local = {"device": "local", "model": processor_name(), "state": "ready", "advice": ""}
+    assert json.loads(result.stdout)[0] == local
     assert processor_name() in runner.invoke(app, ["devices"]).stdout
+
+
+def test_devices_lists_the_addresses_of_options_and_environment(adbd: Adbd, tmp_path: Path) -> None:
+    address = f"127.0.0.1:{adbd.port}"
+    command = ["devices", "--json", "--adb-key", str(tmp_path / "adbkey")]
+    by_option = runner.invoke(app, [*command, "--tcp", address, "--tcp", "127.0.0.1:1"])
+    by_environment = runner.invoke(app, command, env={"PADNAS_ADB": f"{address},127.0.0.1:1"})
+    rows = [row for row in json.loads(by_option.stdout) if row["device"].startswith("adb:")]
+    assert [(row["device"], row["state"]) for row in rows] == [
+        (f"adb:{address}", "ready"),
+        ("adb:127.0.0.1:1", "unreachable"),
+    ]
+    assert json.loads(by_environment.stdout) == json.loads(by_option.stdout)
+
+
+def test_devices_says_what_is_no_address() -> None:
+    result = runner.invoke(app, ["devices", "--tcp", "phone"])
+    assert result.exit_code == 2
+    assert "'adb:phone' names no device. Say adb:HOST:PORT" in result.stderr
+
+
+def test_devices_says_why_usb_cannot_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adb, "UsbTransport", None)
+    result = runner.invoke(app, ["devices"])
+    assert result.exit_code == 0
+    assert "apt install libusb-1.0-0" in result.stderr
 
 
 def test_doctor_prints_every_check() -> None:
