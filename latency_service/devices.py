@@ -1,7 +1,9 @@
 """Devices: who reported them, which are at work, and the circuit breaker that lets a faulty one rest."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from random import Random
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -29,6 +31,12 @@ def report(session: Session, description: DeviceReport, *, now: datetime) -> Dev
     row.last_seen_at = now
     queue.expire_leases_of(session, description.serial, now=now)
     return row
+
+
+def take_fault(row: DeviceRow, *, fault: str, settings: Settings, random: Random, now: datetime) -> None:
+    """An agent without a lease says that it cannot use its unit. Jobs are not concerned."""
+    row.last_seen_at = now
+    open_breaker(row, fault=fault, settings=settings, random=random, now=now)
 
 
 def known(session: Session, serial: str) -> DeviceRow:
@@ -79,18 +87,42 @@ def at_work(session: Session, *, device_model: str, protocol_id: str, settings: 
     return session.scalar(seen.limit(1)) is not None
 
 
-def open_breaker(row: DeviceRow, *, fault: str, settings: Settings, now: datetime) -> None:
-    """After the n-th fault in a row a device rests for `fault_backoff_s` * 2^(n-1), at most `fault_backoff_max_s`."""
-    row.faults += 1
+def open_breaker(row: DeviceRow, *, fault: str, settings: Settings, random: Random, now: datetime) -> None:
+    """After the n-th fault in a row a device rests, between half and the whole of
+
+        c(n) = min(fault_backoff_s * 2^(n-1), fault_backoff_max_s)
+
+    drawn evenly: 2.5 to 5 s, 5 to 10 s, 10 to 20 s, and from the ninth fault on 7.5 to 15 minutes. Twenty phones on
+    a hub that lost its power come back one by one, not in one moment. A fault that is told while the device rests is
+    taken for the same one told again, as after an answer that was lost: it neither counts nor prolongs the rest.
+    """
     row.last_fault = fault
-    rest_s = min(settings.fault_backoff_s * 2.0 ** min(row.faults - 1, 30), settings.fault_backoff_max_s)
-    row.blocked_until = now + timedelta(seconds=rest_s)
+    if _at_rest(row, now):
+        return
+    row.faults += 1
+    longest_s = min(settings.fault_backoff_s * 2.0 ** min(row.faults - 1, 30), settings.fault_backoff_max_s)
+    row.blocked_until = now + timedelta(seconds=longest_s * random.uniform(0.5, 1.0))
 
 
 def close_breaker(row: DeviceRow) -> None:
     """A device that delivers is well again; its last fault stays on record."""
     row.faults = 0
     row.blocked_until = None
+
+
+def rest_s(row: DeviceRow, *, settings: Settings, now: datetime) -> int:
+    """For how long an agent need not ask because its device rests; 0 where it does not.
+
+    What is left of the rest, in whole seconds upwards, but at most a third of `alive_s`: two questions may be lost
+    before the agent counts as gone.
+    """
+    if row.blocked_until is None or not _at_rest(row, now):
+        return 0
+    return math.ceil(min((row.blocked_until - now).total_seconds(), settings.alive_s / 3))
+
+
+def _at_rest(row: DeviceRow, now: datetime) -> bool:
+    return row.blocked_until is not None and row.blocked_until > now
 
 
 def shown(row: DeviceRow, *, settings: Settings, now: datetime) -> Device:
@@ -101,5 +133,5 @@ def shown(row: DeviceRow, *, settings: Settings, now: datetime) -> Device:
         last_seen_at=row.last_seen_at,
         faults=row.faults,
         last_fault=row.last_fault,
-        blocked_until=row.blocked_until if row.blocked_until is not None and row.blocked_until > now else None,
+        blocked_until=row.blocked_until if _at_rest(row, now) else None,
     )

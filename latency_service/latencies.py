@@ -11,7 +11,7 @@ from latency_contract.measurements import Measurement, Verdict
 from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import Subject
 from latency_contract.tables import Latency, LatencyEntry, LatencyQuery, LatencyStatus
-from latency_service import conversion_queue, devices, model_files, queue
+from latency_service import conversion_queue, devices, model_files, queue, units
 from latency_service.errors import UnknownMeasurement, WrongMeasurement
 from latency_service.models import DeviceRow, JobRow, MeasurementRow, ProtocolRow
 from latency_service.settings import Settings
@@ -86,7 +86,7 @@ def queue_missing(
 def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Settings, now: datetime) -> Lease | None:
     """A batch of jobs for a device; None where there is nothing to do, or the device has to rest."""
     device.last_seen_at = now
-    if device.blocked_until is not None and device.blocked_until > now:
+    if devices.rest_s(device, settings=settings, now=now) > 0:
         return None
     protocol = protocol_row(session, device.protocol_id)
     reference = conversion_queue.model_sha256(session, protocol.reference_id, precision=protocol.precision)
@@ -211,5 +211,6 @@ def _measurement_row(job: JobRow, measured: Measurement) -> MeasurementRow:
         verdict=measured.verdict,
         rounds=len(measured.rounds),
         measured_at=measured.measured_at,
+        reference_ms=units.reference_floor_ms(measured),
         document=measured.model_dump_json(),
     )

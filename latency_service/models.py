@@ -130,7 +130,7 @@ class JobRow(Base):
     state: Mapped[str] = mapped_column(String(20))
     priority: Mapped[int]  # smaller is sooner
     created_at: Mapped[datetime]
-    attempts: Mapped[int] = mapped_column(default=0)  # leases so far
+    attempts: Mapped[int] = mapped_column(default=0)  # leases that it may have brought to a bad end
     lease_token: Mapped[str | None] = mapped_column(String(64), index=True)
     lease_expires_at: Mapped[datetime | None]
     leased_by: Mapped[str | None] = mapped_column(String(100))
@@ -173,9 +173,14 @@ class MeasurementRow(Base):
     verdict: Mapped[str] = mapped_column(String(20))
     rounds: Mapped[int]
     measured_at: Mapped[datetime]
+    reference_ms: Mapped[float]  # smallest reading of the reference operator in its rounds
     document: Mapped[str] = mapped_column(Text)  # the whole Measurement, every sample included
 
-    __table_args__ = (Index(None, "device_model", "protocol_id", "subject_id", "id"),)
+    __table_args__ = (
+        Index(None, "device_model", "protocol_id", "subject_id", "id"),
+        # Holds all that units are compared by, so that no document is read for it.
+        Index("ix_measurements_units", "device_model", "protocol_id", "device_serial", "id", "reference_ms"),
+    )
 
 
 class TableVersionRow(Base):

@@ -11,7 +11,7 @@ An expired lease needs no sweeper: the claim itself takes jobs whose deadline ha
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -97,9 +97,9 @@ def claim(
 ) -> Claim | None:
     """Give the most urgent eligible jobs to a device; None when there is no work.
 
-    Eligible: the model is converted, and the job is queued, or leased with a deadline that has passed. A job that was
-    leased before without a result is leased alone, so that one which brings devices down costs its neighbours nothing
-    more; those with the fewest attempts come first.
+    Eligible: the model is converted, and the job is queued, or leased with a deadline that has passed. A job with a
+    spent attempt (its deadline passed, or it is suspected of a device's fault) is leased alone, so that one which
+    brings devices down costs its neighbours nothing more; those with the fewest attempts come first.
     """
     session.execute(
         update(JobRow)
@@ -192,23 +192,29 @@ def remaining(session: Session, token: str) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(_owned(token))) or 0
 
 
-def release(session: Session, token: str, *, device_fault: str | None, max_attempts: int) -> str:
+def release(
+    session: Session, token: str, *, device_fault: str | None, suspects: Collection[int], max_attempts: int
+) -> str:
     """Return what is left of a lease to the queue; returns the serial of the device that had it.
 
-    A lease that is given back voluntarily does not count as an attempt. After a device's fault it does, so that a
-    subject which brings devices down is given up in the end.
+    A job that is given back does not count the lease as an attempt, whatever the fault: a cable may be pulled as often
+    as it likes. Only `suspects`, which ran when the device went down, do, so that a subject which brings devices down
+    is given up in the end, with the fault as its error.
 
     Raises:
-        StaleLease: nothing is left of this lease.
+        StaleLease: nothing is left of this lease, or a suspect is not part of it. Nothing is returned then.
     """
     serial = _holder(session, token)
+    mine = set(session.scalars(select(JobRow.id).where(JobRow.lease_token == token)))  # finished ones too
+    for job_id in suspects:
+        if job_id not in mine:
+            raise StaleLease(f"Job {job_id} is not part of this lease. Suspect only jobs that the lease brought.")
     back = {"state": JobState.QUEUED, "lease_token": None, "lease_expires_at": None, "leased_by": None}
-    if device_fault is None:
-        session.execute(update(JobRow).where(_owned(token)).values(attempts=JobRow.attempts - 1, **back))
-        return serial
-    spent = and_(_owned(token), JobRow.attempts >= max_attempts)
+    suspected = and_(_owned(token), JobRow.id.in_(suspects))
+    spent = and_(suspected, JobRow.attempts >= max_attempts)
     session.execute(update(JobRow).where(spent).values(state=JobState.FAILED, lease_token=None, error=device_fault))
-    session.execute(update(JobRow).where(_owned(token)).values(error=device_fault, **back))
+    session.execute(update(JobRow).where(suspected).values(error=device_fault, **back))
+    session.execute(update(JobRow).where(_owned(token)).values(attempts=JobRow.attempts - 1, **back))
     return serial
 
 

@@ -12,7 +12,7 @@ class Settings:
     max_attempts: int = 5  # leases of one job before it is given up
     alive_s: float = 30.0  # an agent that was silent for longer is not at work
     idle_poll_s: int = 1  # what an agent without work is told to wait
-    fault_backoff_s: float = 5.0  # rest of a device after its first fault, doubled with each further one
+    fault_backoff_s: float = 5.0  # longest rest of a device after its first fault, doubled with each further one
     fault_backoff_max_s: float = 900.0
     conversion_claim_s: float = 15.0  # a converter renews its claim at a third of it; without, another one takes over
     conversion_timeout_s: float = 300.0  # a conversion not finished by then is given up

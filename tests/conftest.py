@@ -97,9 +97,10 @@ def measurement() -> Callable[..., Measurement]:
         *,
         model_sha256: str = "0" * 64,
         serial: str = "A1",
+        reference_ms: float = 1.0,
     ) -> Measurement:
         rounds = tuple(
-            Round(started_at=START, samples_ms=(m,), reference_before_ms=1.0, reference_after_ms=1.0)
+            Round(started_at=START, samples_ms=(m,), reference_before_ms=reference_ms, reference_after_ms=reference_ms)
             for m in medians_ms
         )
         provenance = Provenance(

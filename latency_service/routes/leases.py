@@ -32,7 +32,7 @@ def lease_jobs(
     now = service.clock()
     lease = latencies.lease(session, device, max_jobs=request.max_jobs, settings=service.settings, now=now)
     if lease is None:
-        wait_s = service.settings.idle_poll_s
+        wait_s = max(service.settings.idle_poll_s, devices.rest_s(device, settings=service.settings, now=now))
         return Response(status_code=204, headers={"Retry-After": str(wait_s)})  # type: ignore[return-value]
     return lease
 
@@ -60,12 +60,18 @@ def report_outcomes(
 @router.post("/leases/{token}/release", status_code=204, responses=refusals(409))
 def release_lease(
     token: Token,
-    release: Annotated[LeaseRelease, Body(examples=[{"device_fault": "the phone is at 51 °C"}])],
+    release: Annotated[LeaseRelease, Body(examples=[{"device_fault": "the phone rebooted", "suspects": [7]}])],
     session: Writing,
     service: Service,
 ) -> None:
-    """Give the rest of a lease back; after a fault of the device, it rests for a while."""
+    """Give the rest of a lease back; after a fault of the device, it rests for a while.
+
+    Only the jobs named as suspects count the lease as an attempt.
+    """
     fault, settings = release.device_fault, service.settings
-    serial = queue.release(session, token, device_fault=fault, max_attempts=settings.max_attempts)
+    serial = queue.release(
+        session, token, device_fault=fault, suspects=release.suspects, max_attempts=settings.max_attempts
+    )
     if fault is not None:
-        devices.open_breaker(devices.known(session, serial), fault=fault, settings=settings, now=service.clock())
+        device = devices.known(session, serial)
+        devices.open_breaker(device, fault=fault, settings=settings, random=service.random, now=service.clock())

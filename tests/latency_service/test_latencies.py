@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from random import Random
 
 import pytest
 from sqlalchemy import select
@@ -72,11 +73,20 @@ def laboratory(database: Database, clock: Clock, report: Callable[..., DeviceRep
 
 
 def result(
-    lease: Lease, measurement: MakeMeasurement, *medians_ms: float, job: int = 0, serial: str = "A1"
+    lease: Lease,
+    measurement: MakeMeasurement,
+    *medians_ms: float,
+    job: int = 0,
+    serial: str = "A1",
+    reference_ms: float = 1.0,
 ) -> Measured:
     leased = lease.jobs[job]
     made = measurement(
-        leased.subject.id, medians_ms or (1.0, 1.1, 1.2, 1.3, 1.4, 1.5), model_sha256=leased.model_sha256, serial=serial
+        leased.subject.id,
+        medians_ms or (1.0, 1.1, 1.2, 1.3, 1.4, 1.5),
+        model_sha256=leased.model_sha256,
+        serial=serial,
+        reference_ms=reference_ms,
     )
     return Measured(job_id=leased.job_id, measurement=made)
 
@@ -99,6 +109,16 @@ def test_an_operator_goes_from_queued_over_leased_to_measured(
     assert entry.status == LatencyStatus.MEASURED
     assert entry.latency is not None
     assert (entry.latency.latency_ms, entry.latency.rounds, entry.latency.device_serial) == (1.0, 6, "A1")
+
+
+def test_the_reading_of_the_reference_operator_is_stored_with_a_measurement(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement, database: Database
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    lease = laboratory.leased()
+    laboratory.accept(lease, result(lease, measurement, reference_ms=0.7))
+    with database.reading() as session:
+        assert session.scalars(select(MeasurementRow.reference_ms)).one() == 0.7
 
 
 def test_answers_come_in_the_order_of_the_question(laboratory: Laboratory, operator: Make) -> None:
@@ -217,7 +237,8 @@ def test_a_device_at_rest_gets_no_lease_until_its_time_is_over(
 ) -> None:
     laboratory.ask(operator(), queue_missing=True)
     with database.writing() as session:
-        devices.open_breaker(session.get_one(DeviceRow, "A1"), fault="51 °C", settings=SETTINGS, now=clock())
+        phone = session.get_one(DeviceRow, "A1")
+        devices.open_breaker(phone, fault="51 °C", settings=SETTINGS, random=Random(0), now=clock())
     assert laboratory.lease() is None
     clock.advance(SETTINGS.fault_backoff_s + 1)
     lease = laboratory.leased()
