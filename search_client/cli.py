@@ -14,7 +14,7 @@ from rich.table import Table as Lines
 
 from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection, ServiceError
-from latency_contract.devices import Device
+from latency_contract.devices import Device, Unit, UnitComparison
 from latency_contract.operators import Network
 from latency_contract.tables import Purpose
 
@@ -195,19 +195,38 @@ def spaces(as_json: JsonOption = False) -> None:
 @app.command(epilog="Example: padnas-client devices --service http://127.0.0.1:8000")
 @errors_are_sentences
 def devices(service: ServiceOption, as_json: JsonOption = False) -> None:
-    """List the devices that the service knows."""
-    from search_client.latencies import known_devices
+    """List the devices that the service knows, and how the units of one model compare.
+
+    The relative latency of a unit is its reading of the reference operator over the median of the model's units.
+    """
+    from search_client.latencies import known_devices, unit_comparisons
 
     with ServiceConnection(service) as connection:
         known = known_devices(connection)
+        comparisons = unit_comparisons(connection, known)
+    compared = {(c.protocol_id, unit.serial): unit for c in comparisons for unit in c.units}
+    units = [compared.get((device.protocol.id, device.serial)) for device in known]
     if as_json:
-        typer.echo(json.dumps([device.model_dump(mode="json") for device in known]))
+        listed = [
+            device.model_dump(mode="json") | {"unit": unit and unit.model_dump(mode="json")}
+            for device, unit in zip(known, units, strict=True)
+        ]
+        typer.echo(json.dumps(listed))
         return
-    lines = Lines("model", "serial", "state", "last seen", "runtime", box=None)
-    for device in known:
-        runtime = f"{device.protocol.runtime} {device.protocol.runtime_version}, {device.protocol.delegate}"
-        lines.add_row(device.model, device.serial, _state(device), f"{device.last_seen_at:%Y-%m-%d %H:%M:%S}", runtime)
+    lines = Lines("model", "serial", "state", "last seen", "relative latency", "runtime", box=None)
+    for device, unit in zip(known, units, strict=True):
+        lines.add_row(
+            device.model,
+            device.serial,
+            _state(device),
+            f"{device.last_seen_at:%Y-%m-%d %H:%M:%S}",
+            _relative_latency(unit),
+            f"{device.protocol.runtime} {device.protocol.runtime_version}, {device.protocol.delegate}",
+        )
     output.print(lines if known else "No agent has reported a device yet. Start `padnas-agent run`.")
+    for comparison in comparisons:
+        for sentence in _about_units(comparison):
+            output.print(sentence, soft_wrap=True)
 
 
 @table_app.command("build", epilog="Example: padnas-client table build --service http://127.0.0.1:8000 --space basic")
@@ -525,6 +544,22 @@ def _numbers(text: str | None, kind: type[int] | type[float]) -> list[Any] | Non
         return [kind(part) for part in text.split(",")]
     except ValueError as error:
         raise ValueError(f"'{text}' is not a list of numbers with commas, as 120,80,40.") from error
+
+
+def _relative_latency(unit: Unit | None) -> str:
+    if unit is None or unit.relative is None:
+        return ""
+    return f"{unit.relative:.3f}{' odd' if unit.odd else ''}"
+
+
+def _about_units(comparison: UnitComparison) -> Iterator[str]:
+    """How far units lie apart, and what each reason is and whose; not of those too new to be compared."""
+    if comparison.spread_pct is not None:
+        yield f"{comparison.device_model}: units up to {comparison.spread_pct:.1f} % apart"
+    spoken_of = [unit for unit in comparison.units if unit.relative is not None and unit.reason is not None]
+    for reason in dict.fromkeys(unit.reason for unit in spoken_of):
+        serials = ", ".join(unit.serial for unit in spoken_of if unit.reason == reason)
+        yield f"{comparison.device_model}, {serials}: {reason}"
 
 
 def _state(device: Device) -> str:

@@ -6,12 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from latency_contract.connection import NotThisService, ServiceConnection, ServiceUnreachable
-from latency_contract.devices import Device
+from latency_contract.devices import Device, UnitComparison
 from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import Conv, Head, IBConv, Network, Subject
 from latency_contract.tables import (
@@ -156,6 +157,16 @@ def known_devices(connection: ServiceConnection) -> list[Device]:
         raise NotThisService(
             f"{connection.base_url} does not list devices. Is this the address of a latency service of this version?"
         ) from error
+
+
+def unit_comparisons(connection: ServiceConnection, known: Sequence[Device]) -> list[UnitComparison]:
+    """Units side by side, of every model that several of the known ones measure under one protocol."""
+    counted = Counter((device.model, device.protocol.id) for device in known)
+    return [
+        connection.ask("GET", f"/v1/devices/{quote(model)}/units", UnitComparison, params={"protocol_id": protocol_id})
+        for (model, protocol_id), units in counted.items()
+        if units > 1
+    ]
 
 
 def additive_latency(space: SearchSpace, table: Table) -> AdditiveLatency:

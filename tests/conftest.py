@@ -13,11 +13,14 @@ import pytest
 import uvicorn
 from hypothesis import settings
 
+from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection
-from latency_contract.devices import DeviceKind, DeviceReport
+from latency_contract.devices import Device, DeviceKind, DeviceReport
+from latency_contract.jobs import Lease, LeaseReport, LeaseRequest, Measured
 from latency_contract.measurements import DeviceState, Measurement, Provenance, Round
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
+from latency_contract.tables import LatencyQuery
 from latency_service.app import create_app
 from latency_service.database import Database
 from latency_service.settings import Settings
@@ -136,6 +139,43 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def connection(service_url: str) -> Iterator[ServiceConnection]:
     with ServiceConnection(service_url) as connection:
         yield connection
+
+
+@pytest.fixture
+def measured_units(
+    connection: ServiceConnection,
+    report: Callable[..., DeviceReport],
+    operator: Callable[..., IBConv],
+    measurement: Callable[..., Measurement],
+) -> Callable[[str, dict[str, float]], None]:
+    """Has units of a model, by serial, measure six operators each, with these readings of the reference operator."""
+    each = 6
+
+    def measure(model: str, readings_ms: dict[str, float]) -> None:
+        for serial in readings_ms:
+            connection.ask("PUT", f"/v1/devices/{serial}", Device, body=report(serial=serial, model=model))
+        wanted = tuple(operator(height=h) for h in range(1, each * len(readings_ms) + 1))
+        query = LatencyQuery(device=model, subjects=wanted, queue_missing=True, client=content_hash(model))
+        connection.request("POST", "/v1/latencies/query", body=query)
+        for serial, reference_ms in readings_ms.items():
+            left = each
+            while left:
+                response = connection.request("POST", "/v1/leases", body=LeaseRequest(serial=serial, max_jobs=left))
+                if response.status_code == 204:  # still being converted
+                    time.sleep(0.02)
+                    continue
+                lease = Lease.model_validate_json(response.content)
+                outcomes = []
+                for job in lease.jobs:
+                    made = measurement(
+                        job.subject.id, model_sha256=job.model_sha256, serial=serial, reference_ms=reference_ms
+                    )
+                    outcomes.append(Measured(job_id=job.job_id, measurement=made))
+                done = LeaseReport(outcomes=tuple(outcomes))
+                connection.request("POST", f"/v1/leases/{lease.token}/report", body=done)
+                left -= len(outcomes)
+
+    return measure
 
 
 def sha256(content: bytes) -> str:
