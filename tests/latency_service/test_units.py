@@ -40,7 +40,8 @@ def unit(comparison: UnitComparison, serial: str) -> Unit:
 
 def test_a_unit_is_compared_by_the_median_of_its_floors() -> None:
     fast, slow = compared(A=near(1.0), B=near(1.02)).units
-    assert (fast.serial, fast.reference_ms, fast.measurements) == ("A", pytest.approx(1.0), 20)
+    assert (fast.serial, fast.measurements) == ("A", 20)
+    assert fast.reference_ms == pytest.approx(1.0)
     assert fast.relative == pytest.approx(1 / 1.01)
     assert slow.relative == pytest.approx(1.02 / 1.01)
 
