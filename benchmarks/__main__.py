@@ -14,6 +14,7 @@ from benchmarks import (
     repeatability,
     supernet_step,
     table_time,
+    tunas_import,
 )
 
 BENCHMARKS: dict[str, Callable[..., None]] = {
@@ -25,6 +26,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "population_evaluation": population_evaluation.run,
     "nas_bench_macro_ranking": nas_bench_macro_ranking.run,
     "nas_bench_macro_search": nas_bench_macro_search.run,
+    "tunas_import": tunas_import.run,
 }
 
 

@@ -269,7 +269,8 @@ def _only(table: OperatorTable, space: str | None) -> OperatorTable:
     # The last convolution alone is no operator of a space; some formats want it apart from the head.
     wanted = {operator.id for operator in (*loaded.operators(), last_convolution(loaded.head))}
     entries = tuple(entry for entry in table.entries if entry.operator.id in wanted)
-    return type(table).model_validate(dict(table) | {"entries": entries})
+    fields = {name: getattr(table, name) for name in type(table).model_fields}
+    return type(table).model_validate(fields | {"entries": entries})
 
 
 def _measurements(latencies: "LatencyService", table: Table) -> dict[str, Measurement]:

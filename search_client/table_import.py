@@ -141,7 +141,7 @@ def _own_csv(given: Given) -> ImportedTable:
         interval = None if None in stated.values() or "" in stated.values() else Interval.model_validate(stated)
         entries.append(_entry(operator, (SourceNumber.model_validate(number),), interval))
     means = OWN_INTERVALS if any(entry.interval for entry in entries) else None
-    named = [line for line in said if line.startswith(("device model: ", "table: ", "published: "))]
+    named = [line for line in said if not line.startswith(("protocol: ", "intervals: "))]
     return _table(given, Read(entries, means, stated_by="; ".join(named) or None))
 
 

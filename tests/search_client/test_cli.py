@@ -143,7 +143,7 @@ def test_wrong_input_to_report_and_compare_is_a_sentence(command: list[str], sen
     "command",
     [
         ["search"], ["spaces"], ["devices"], ["train"], ["export"], ["report"], ["compare"], ["predict"], ["measure"],
-        ["table", "build"], ["table", "show"], ["table", "export"],
+        ["table", "build"], ["table", "show"], ["table", "export"], ["table", "import"], ["table", "diff"],
     ],
 )  # fmt: skip
 def test_help_has_an_example(command: list[str]) -> None:
