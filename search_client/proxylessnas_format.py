@@ -63,6 +63,11 @@ def is_key(text: str) -> bool:
     return _OTHERS.fullmatch(text) is not None
 
 
+def begins_with_a_key(line: str) -> bool:
+    """Of a YAML file."""
+    return _OTHERS.match(line.lstrip("'\"? ")) is not None
+
+
 def flavour_of(keys: Iterable[str]) -> Flavour:
     """Raises ValueError where there are keys of both."""
     marked = {_OF_MBV3.search(key) is not None for key in keys if key.startswith("expanded_conv-")}
@@ -75,9 +80,12 @@ def yaml_numbers(text: str) -> list[SourceNumber]:
     """Every number of a YAML table, as it stands. Raises ValueError."""
     try:
         document = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"it is not YAML: {' '.join(str(error).split())}") from error
     if isinstance(document, dict):
+        if len(root.value) > len(document):  # a parser keeps the last of two equal keys, and says nothing
+            raise ValueError("it has a key twice")
         return [_number(str(key), value) for key, value in document.items()]
     raise ValueError("it holds no mapping from keys to latencies")
 

@@ -105,7 +105,7 @@ def guess(text: str, path: Path) -> ImportFormat:
     if columns >= {"key", "latency_ms"}:
         return ImportFormat.CSV
     first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
-    if proxylessnas_format.is_key(first.strip("'\"?: ")):
+    if proxylessnas_format.begins_with_a_key(first):
         return ImportFormat.PROXYLESSNAS_YAML
     raise ValueError(f"{path} is in no format that is known here. Known are {', '.join(ImportFormat)}.")
 

@@ -126,7 +126,7 @@ def test_a_head_of_mobilenetv3_is_left_out() -> None:
 
 
 def test_two_operators_with_one_key_are_refused_and_never_merged() -> None:
-    """The key of a convolution says neither kernel nor anything else but shapes; here, a 1x1 and a head's agree."""
+    """`Logits` says what comes in and out, and not what comes before, from which its latency is taken here."""
     heads = [HEAD, Head(height=7, width=7, in_channels=160, hidden_channels=1280, out_channels=1000)]
     rows = [Row(head, 3.5 + place) for place, head in enumerate(heads)]
     rows += [Row(last_convolution(head), 3.0) for head in heads]
