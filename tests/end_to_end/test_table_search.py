@@ -110,7 +110,7 @@ def test_a_search_killed_again_and_again_ends_with_the_same_bytes(table: Path, f
     assert (out / "final.json").read_bytes() == (finished / "final.json").read_bytes()
 
 
-def test_a_search_does_not_go_on_with_another_table(table: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_search_does_not_go_on_with_another_table(finished: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text(table_of(SPACE, lambda _: 2.0).model_dump_json())
     shutil.copytree(finished, tmp_path / "run")
