@@ -67,6 +67,12 @@ def test_no_run_or_the_same_run_twice_is_refused(make: Make) -> None:
         grouped([run, make("copy")])
 
 
+def test_that_latencies_were_imported_is_said(make: Make) -> None:
+    (said,) = notes(grouped([make("one", imported=True), make("two", seed=2, imported=True)]))
+    assert said.startswith("Latencies were not measured but taken from a table: imported on 2026-02-03 from theirs.csv")
+    assert said.count("theirs.csv") == 1
+
+
 def test_what_is_not_like_with_like_is_said(make: Make) -> None:
     one = make("one")
     assert notes(grouped([one, make("two", seed=2)])) == []

@@ -81,7 +81,9 @@ def test_a_linear_model_adds_offsets_of_layers_to_its_bias(space: SearchSpace, m
         genes = [layer.choices.index(choice) for layer, choice in zip(space.layers, choices, strict=True)]
         expected = 50 + sum(index - 0.5 * len(choice) for index, choice in enumerate(choices))
         assert additive.of(np.array([genes]))[0] == pytest.approx(expected)
-        assert predict(space.network(choices), choices, model) == (pytest.approx(expected), None, None)
+        prediction = predict(space.network(choices), choices, model)
+        assert prediction.latency_ms == pytest.approx(expected)
+        assert (prediction.low_ms, prediction.high_ms) == (None, None)
 
 
 def test_a_linear_model_knows_a_pruned_space(space: SearchSpace, model: LinearModel) -> None:
