@@ -93,7 +93,10 @@ def grouped(runs: Sequence[RunRecord]) -> list[Group]:
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:
-    settings = {name: value for name, value in run.config.items() if name not in NOT_A_SETTING_OF_A_GROUP}
+    """What is not set is not there, as in a run of a version that did not know the setting."""
+    settings = {
+        name: value for name, value in run.config.items() if name not in NOT_A_SETTING_OF_A_GROUP and value is not None
+    }
     return settings | {"device_model": run.final["device_model"]}
 
 

@@ -178,17 +178,23 @@ def _print_measurement(key: str, measurement: Measurement) -> None:
         soft_wrap=True,
     )
     lines = Lines("round", "began", box=None)
-    for heading in ("runs", "median ms", "reference before", "reference after"):
+    for heading in ("runs", "ms", "reference before", "reference after"):
         lines.add_column(heading, justify="right")
     for number, one in enumerate(measurement.rounds, start=1):
-        readings = (one.median_ms, one.reference_before_ms, one.reference_after_ms)
-        began = f"{one.started_at:%Y-%m-%d %H:%M:%S}"
-        lines.add_row(str(number), began, str(len(one.samples_ms)), *(f"{reading:.4f}" for reading in readings))
+        readings = (one.block_ms, one.reference_before_ms, one.reference_after_ms)
+        began, runs = f"{one.started_at:%Y-%m-%d %H:%M:%S}", one.summary_of or len(one.samples_ms)
+        lines.add_row(str(number), began, str(runs), *(f"{reading:.4f}" for reading in readings))
     output.print(lines)
+    for rejected in measurement.rejected:
+        began = f"{rejected.round.started_at:%Y-%m-%d %H:%M:%S}"
+        output.print(f"rejected, {began}, {rejected.round.block_ms:.4f} ms: {rejected.reason}", soft_wrap=True)
     provenance = Lines("provenance", "", box=None)
     for name, value in measurement.provenance.model_dump(mode="json").items():
-        said = ", ".join(value) if isinstance(value, list) else value
-        provenance.add_row(name, "not readable" if said is None else str(said))
+        if isinstance(value, dict):
+            known = [f"{reading} {read}" for reading, read in value.items() if read is not None]
+            provenance.add_row(name, ", ".join(known) or "nothing is readable")
+        else:
+            provenance.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
     output.print(provenance)
 
 

@@ -41,7 +41,7 @@ def proxylessnas(
     """The table as ProxylessNAS and once-for-all read it.
 
     Of a measured table, `mean` is the latency that the table states, `count` the number of rounds, and `var` the
-    variance of the rounds' medians in ms², which needs the measurements and is left out without them. Of an imported
+    variance of the rounds in ms², which needs the measurements and is left out without them. Of an imported
     one, they are the source's own.
 
     Raises:
@@ -79,7 +79,7 @@ def _meanings(table: OperatorTable, *, with_variance: bool) -> list[str]:
     if isinstance(table, ImportedTable):
         return [table.source.sentence]
     protocol = table.protocol
-    var = "variance of their medians, ms^2" if with_variance else "left out, as the rounds are not in a table file"
+    var = "variance over them, ms^2" if with_variance else "left out, as the rounds are not in a table file"
     return [
         f"table {table.table_id}, {protocol.runtime} {protocol.runtime_version}, {protocol.delegate}",
         f"mean: the latency of the table, ms; count: rounds; var: {var}",
@@ -90,4 +90,4 @@ def _meanings(table: OperatorTable, *, with_variance: bool) -> list[str]:
 def _variance(measurements: Mapping[str, Measurement] | None, subject_id: str) -> float | None:
     if measurements is None:
         return None
-    return variance(one.median_ms for one in measurements[subject_id].rounds)
+    return variance(one.block_ms for one in measurements[subject_id].rounds)

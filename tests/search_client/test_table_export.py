@@ -30,7 +30,7 @@ def test_a_measured_table_says_its_rounds_and_how_far_they_lie_apart(
     assert written.notes[0].startswith(f"left out: {BASIC.head.key}: it is measured as one; for Conv_1 and Logits")
     assert written.text.startswith("# table version 1 of Pixel 3\n# table 000")
     assert f"# {written.notes[0]}\n" in written.text
-    assert "var: variance of their medians, ms^2" in written.text
+    assert "var: variance over them, ms^2" in written.text
 
 
 def test_a_table_file_has_no_variances_and_says_so() -> None:
