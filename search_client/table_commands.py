@@ -155,7 +155,7 @@ def _show_entry(table: AnyTable, key: str, *, service: str | None, device: str |
         if as_json:
             typer.echo(measurement.model_dump_json())
         else:
-            _print_measurement(key, measurement)
+            print_measurement(key, measurement)
         return
     if as_json:
         typer.echo(entry.model_dump_json())
@@ -171,7 +171,7 @@ def _show_entry(table: AnyTable, key: str, *, service: str | None, device: str |
         output.print(_headings(table)[0], soft_wrap=True)
 
 
-def _print_measurement(key: str, measurement: Measurement) -> None:
+def print_measurement(key: str, measurement: Measurement) -> None:
     output.print(
         f"{key}: {measurement.latency_ms:.4f} ms ({measurement.low_ms:.4f} to {measurement.high_ms:.4f} at"
         f" {measurement.confidence:.0%}), {measurement.verdict} after {len(measurement.rounds)} rounds",

@@ -8,12 +8,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from latency_contract.measurements import DeviceState, Measurement, RejectedRound
 from latency_contract.operators import IBConv
 from latency_contract.tables import Purpose
 from search_client.cli import app
 from search_client.imported_tables import LinearModel, read_table
 from search_client.latencies import LatencyService
 from search_client.proxylessnas_format import last_convolution
+from search_client.table_commands import print_measurement
 from search_client.tunas_format import COLUMNS
 from tests.search_client.conftest import Agent
 from tests.search_client.problems import BASIC, TINY
@@ -79,6 +81,19 @@ def test_a_measured_entry_opens_to_its_rounds(service_url: str, measured: str, o
     assert measured in shown.stdout
     assert "nothing is readable" in shown.stdout
     assert len(json.loads(client(*where, "--json").stdout)["rounds"]) == 6
+
+
+def test_a_rejected_round_is_shown_with_its_reason(
+    measurement: Callable[..., Measurement], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = measurement("0" * 64)
+    state = DeviceState(temperature_c=61.5)
+    rejected = RejectedRound(round=made.rounds[0], reason="too hot", before=state, after=state)
+    provenance = made.provenance.model_copy(update={"before": state})
+    print_measurement("KEY", made.model_copy(update={"rejected": (rejected,), "provenance": provenance}))
+    shown = capsys.readouterr().out
+    assert "rejected, 2026-01-01 00:00:00, 1.0000 ms: too hot" in shown
+    assert "temperature_c 61.5" in shown
 
 
 def test_a_measured_entry_in_a_file_says_where_its_rounds_are(
