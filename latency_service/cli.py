@@ -29,7 +29,11 @@ app = typer.Typer(
 AGENT_STOP_S = 20.0  # time for the local agent to give its lease back
 
 DatabaseUrl = Annotated[
-    str, typer.Option(envvar="PADNAS_DATABASE_URL", help="SQLAlchemy URL, for example sqlite:///padnas.db")
+    str,
+    typer.Option(
+        envvar="PADNAS_DATABASE_URL",
+        help="sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE",
+    ),
 ]
 
 
@@ -61,13 +65,13 @@ def serve(
     except SchemaMismatch as error:
         _refuse(str(error), status=1)
     except DatabaseError as error:
-        _refuse(f"The database {database_url} cannot be opened: {error.orig}.", status=1)
+        _refuse(_cannot_open(database, error), status=1)
     # After its own shutdown uvicorn raises the signal again; this makes it an exit with status 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with _listen(host, port) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        typer.echo(f"latency service on {url}, database {database_url}")
+        typer.echo(f"latency service on {url}, database {database.url}")
         config = uvicorn.Config(create_app(database, settings=settings), log_level="warning")
         with _local_agent(url) if with_local_agent else contextlib.nullcontext() as agent:
             _Server(config, agent).run(sockets=[listener])
@@ -80,8 +84,13 @@ def migrate(database_url: DatabaseUrl = Settings.database_url) -> None:
     try:
         database.migrate()
     except DatabaseError as error:
-        _refuse(f"The database {database_url} cannot be opened: {error.orig}.", status=1)
-    typer.echo(f"{database_url} has the current schema")
+        _refuse(_cannot_open(database, error), status=1)
+    typer.echo(f"{database.url} has the current schema")
+
+
+def _cannot_open(database: Database, error: DatabaseError) -> str:
+    reason = " ".join(str(error.orig).split()).rstrip(".")  # PostgreSQL's reasons take several lines
+    return f"The database {database.url} cannot be opened: {reason}."
 
 
 def _is_loopback(host: str) -> bool:

@@ -28,14 +28,15 @@ def request(session: Session, subject_ids: Sequence[str], *, precision: str, now
     fresh = {"precision": precision, "state": ModelState.PENDING, "requested_at": now, "attempts": 0}
     session.execute(
         insert_if_absent(session, ModelRow)
-        .values([{"subject_id": subject_id, **fresh} for subject_id in subject_ids])
+        .values([{"subject_id": subject_id, **fresh} for subject_id in sorted(subject_ids)])
         .on_conflict_do_nothing()
     )
+    # A converter that is failing one of them right now fails its jobs too: wait for it, or make it wait.
+    these = and_(ModelRow.subject_id.in_(subject_ids), ModelRow.precision == precision)
+    session.execute(select(ModelRow.subject_id).where(these).order_by(ModelRow.subject_id).with_for_update())
     session.execute(
         update(ModelRow)
-        .where(
-            ModelRow.subject_id.in_(subject_ids), ModelRow.precision == precision, ModelRow.state == ModelState.FAILED
-        )
+        .where(these, ModelRow.state == ModelState.FAILED)
         .values(state=ModelState.PENDING, attempts=0, error=None)
     )
 

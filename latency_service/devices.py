@@ -12,23 +12,26 @@ from latency_service import conversion_queue, queue
 from latency_service.errors import UnknownDevice
 from latency_service.models import DeviceRow, ProtocolRow
 from latency_service.settings import Settings
-from latency_service.subjects import protocol_row, store_protocol
+from latency_service.subjects import insert_if_absent, protocol_row, store_protocol
 
 
 def report(session: Session, description: DeviceReport, *, now: datetime) -> DeviceRow:
     """An agent that starts says which unit it drives, and what that unit measures under."""
     protocol = store_protocol(session, description.protocol)
     conversion_queue.request(session, [protocol.reference_id], precision=protocol.precision, now=now)
-    row = session.get(DeviceRow, description.serial)
-    if row is None:
-        row = DeviceRow(serial=description.serial, faults=0)
-        session.add(row)
-    row.model = description.model
-    row.protocol_id = protocol.id
-    row.document = canonical_json(description)
-    row.last_seen_at = now
     queue.expire_leases_of(session, description.serial, now=now)
-    return row
+    said = {
+        "model": description.model,
+        "protocol_id": protocol.id,
+        "document": canonical_json(description),
+        "last_seen_at": now,
+    }
+    session.execute(
+        insert_if_absent(session, DeviceRow)
+        .values(serial=description.serial, faults=0, **said)
+        .on_conflict_do_update(index_elements=[DeviceRow.serial], set_=said)
+    )
+    return session.get_one(DeviceRow, description.serial, populate_existing=True)
 
 
 def known(session: Session, serial: str) -> DeviceRow:

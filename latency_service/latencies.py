@@ -27,6 +27,14 @@ def look_up(
 ) -> list[LatencyEntry]:
     """What is known of each subject, in the order asked. The newest measurement counts."""
     ids = list({subject.id for subject in subjects})
+    last_job = (
+        select(func.max(JobRow.id))
+        .where(JobRow.device_model == device_model, JobRow.protocol_id == protocol.id, JobRow.subject_id.in_(ids))
+        .group_by(JobRow.subject_id)
+    )
+    # Jobs before measurements: of a job that ends between the two questions, the result must be seen.
+    last_jobs = select(JobRow).where(JobRow.id.in_(last_job)).execution_options(populate_existing=True)
+    jobs = {row.subject_id: row for row in session.scalars(last_jobs)}
     table = (
         MeasurementRow.device_model == device_model,
         MeasurementRow.protocol_id == protocol.id,
@@ -35,12 +43,6 @@ def look_up(
     newest = select(func.max(MeasurementRow.id)).where(*table).group_by(MeasurementRow.subject_id)
     measured = session.scalars(select(MeasurementRow).where(MeasurementRow.id.in_(newest)))
     latencies = {row.subject_id: latency_of(row) for row in measured}
-    last_job = (
-        select(func.max(JobRow.id))
-        .where(JobRow.device_model == device_model, JobRow.protocol_id == protocol.id, JobRow.subject_id.in_(ids))
-        .group_by(JobRow.subject_id)
-    )
-    jobs = {row.subject_id: row for row in session.scalars(select(JobRow).where(JobRow.id.in_(last_job)))}
     return [_entry(subject, latencies.get(subject.id), jobs.get(subject.id)) for subject in subjects]
 
 
@@ -65,11 +67,14 @@ def queue_missing(
     if not subjects:
         return list(entries)
     store_subjects(session, subjects)
-    files = {subject for subject in subjects if isinstance(subject, TFLiteModel)}
-    for file in files:
+    # They are locked now; what a device has reported until then must not be measured once more.
+    entries = look_up(session, subjects, device_model=device_model, protocol=protocol)
+    wanted = {e.subject_id for e in entries if e.status != LatencyStatus.MEASURED}
+    subjects = [subject for subject in subjects if subject.id in wanted]
+    files = {subject.id: subject for subject in subjects if isinstance(subject, TFLiteModel)}
+    for _, file in sorted(files.items()):
         model_files.make_ready(session, file, precision=protocol.precision, now=now)
-    to_convert = sorted(wanted - {file.id for file in files})
-    conversion_queue.request(session, to_convert, precision=protocol.precision, now=now)
+    conversion_queue.request(session, sorted(wanted - files.keys()), precision=protocol.precision, now=now)
     in_order = list(dict.fromkeys(subject.id for subject in subjects))
     queue.request(
         session,
@@ -122,8 +127,9 @@ def accept(session: Session, token: str, report: LeaseReport, *, now: datetime) 
         StaleLease: a job does not belong to this lease any more.
         WrongMeasurement: a measurement of another subject, model, device, or with another confidence.
     """
+    owned = queue.owned_jobs(session, token, (outcome.job_id for outcome in report.outcomes))
     for outcome in report.outcomes:
-        job = queue.owned_job(session, token, outcome.job_id)
+        job = owned.pop(outcome.job_id, None)
         if job is None:
             continue
         if isinstance(outcome, Failed):

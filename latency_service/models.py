@@ -4,10 +4,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from sqlalchemy import (
+    BigInteger,
     DateTime,
     Dialect,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -19,6 +21,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ACTIVE_STATES = "state IN ('queued', 'leased')"
+
+
+# Ids reach to 2^63 on the wire. SQLite numbers rows by itself only in a column of type INTEGER, which reaches as far.
+Id = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -122,7 +128,7 @@ class JobRow(Base):
 
     __tablename__ = "jobs"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     subject_id: Mapped[str] = mapped_column(ForeignKey("subjects.id"))
     device_model: Mapped[str] = mapped_column(String(100))
     protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
@@ -160,7 +166,7 @@ class MeasurementRow(Base):
 
     __tablename__ = "measurements"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
     subject_id: Mapped[str] = mapped_column(ForeignKey("subjects.id"))
     device_model: Mapped[str] = mapped_column(String(100))
@@ -181,7 +187,7 @@ class MeasurementRow(Base):
 class TableVersionRow(Base):
     __tablename__ = "table_versions"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     table_id: Mapped[str] = mapped_column(String(64))
     version: Mapped[int]
     device_model: Mapped[str] = mapped_column(String(100))

@@ -8,10 +8,13 @@
 
 Leases are fenced: every job carries the token of the lease that owns it, and whoever writes must know that token.
 An expired lease needs no sweeper: the claim itself takes jobs whose deadline has passed.
+
+Many services may do all of this at once on PostgreSQL. A claim passes over what others have locked; everybody else
+locks jobs in the order of their ids, after subjects and models and before devices (docs/decisions/0015).
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -21,8 +24,8 @@ from sqlalchemy.orm import Session, aliased
 from latency_contract.jobs import JobState
 from latency_contract.tables import Purpose
 from latency_service.errors import StaleLease
-from latency_service.models import DeviceRow, JobRow, ModelRow, ModelState, ProtocolRow, WantRow
-from latency_service.subjects import insert_if_absent
+from latency_service.models import DeviceRow, JobRow, ModelRow, ModelState, ProtocolRow, SubjectRow, WantRow
+from latency_service.subjects import insert_if_absent, lock_subjects
 
 # What a running search waits for comes first, then table builds, oldest first.
 PRIORITIES = {Purpose.SEARCH: 0, Purpose.TABLE: 1}
@@ -58,7 +61,10 @@ def request(
     purpose: Purpose,
     now: datetime,
 ) -> None:
-    """Queue one job for each subject that has no active one, and note that `client` wants them all."""
+    """Queue one job for each subject that has no active one, and note that `client` wants them all.
+
+    The subjects are locked (`store_subjects`), so that none of them is measured or given up meanwhile.
+    """
     if not subject_ids:
         return
     priority = PRIORITIES[purpose]
@@ -87,8 +93,14 @@ def request(
         JobRow.protocol_id == protocol.id,
         JobRow.state.in_((JobState.QUEUED, JobState.LEASED)),
     )
-    session.execute(update(JobRow).where(active, JobRow.priority > priority).values(priority=priority))
-    wants = [{"job_id": job_id, "client": client} for job_id in session.scalars(select(JobRow.id).where(active))]
+    job_ids = _lock(session, active)
+    session.execute(
+        update(JobRow).where(JobRow.id.in_(job_ids), JobRow.priority > priority).values(priority=priority),
+        execution_options={"synchronize_session": False},
+    )
+    wants = [{"job_id": job_id, "client": client} for job_id in job_ids]
+    if not wants:  # all were finished by a device or given up since the insertion
+        return
     session.execute(insert_if_absent(session, WantRow).values(wants).on_conflict_do_nothing())
 
 
@@ -101,9 +113,15 @@ def claim(
     leased before without a result is leased alone, so that one which brings devices down costs its neighbours nothing
     more; those with the fewest attempts come first.
     """
+    spent = aliased(JobRow)
+    given_up = (
+        select(spent.id)
+        .where(_of_table(spent, device), _expired(spent, now), spent.attempts >= max_attempts)
+        .with_for_update(key_share=True, skip_locked=True)
+    ).cte("given_up")
     session.execute(
         update(JobRow)
-        .where(_expired(JobRow, now), JobRow.attempts >= max_attempts)
+        .where(JobRow.id.in_(select(given_up.c.id)))
         .values(
             state=JobState.FAILED,
             lease_token=None,
@@ -112,27 +130,30 @@ def claim(
                 f"given up after {max_attempts} leases that ended without a result: the agent died or hung",
             ),
         )
+        .execution_options(synchronize_session=False)
     )
+    # Parts of one statement, so that each is evaluated once: a subquery with a limit may be evaluated once a row, and
+    # lock others each time. The first job is locked too; a rival's first, merely seen, would leave nothing to be had.
     candidate, other = aliased(JobRow), aliased(JobRow)
     first = (
         select(other.id, other.attempts)
         .where(_eligible(other, device, now))
         .order_by(other.priority, other.attempts, other.id)
         .limit(1)
-        .subquery("first")
-    )
+        .with_for_update(of=other, key_share=True, skip_locked=True)  # ignored by SQLite, whose writers take turns
+    ).cte("first")
     batch = (
         select(candidate.id)
         .join(first, or_(candidate.id == first.c.id, and_(candidate.attempts == 0, first.c.attempts == 0)))
         .where(_eligible(candidate, device, now))
         .order_by(candidate.priority, candidate.attempts, candidate.id)
         .limit(max_jobs)
-        .with_for_update(of=candidate, skip_locked=True)  # ignored by SQLite, whose writers take turns
-    )
+        .with_for_update(of=candidate, key_share=True, skip_locked=True)
+    ).cte("batch")
     token, expires_at = secrets.token_hex(16), now + timedelta(seconds=lease_s)
     claimed = session.execute(
         update(JobRow)
-        .where(JobRow.id.in_(batch))
+        .where(JobRow.id.in_(select(batch.c.id)))
         .values(
             state=JobState.LEASED,
             lease_token=token,
@@ -149,6 +170,11 @@ def claim(
     return Claim(token, expires_at, [ClaimedJob(row.id, row.subject_id, row.attempts) for row in in_order])
 
 
+def work_for(session: Session, device: DeviceRow, *, now: datetime) -> bool:
+    """Whether `claim` would find something for a device. Reads alone, for the many who ask in vain."""
+    return bool(session.scalar(select(exists().where(_eligible(JobRow, device, now)))))
+
+
 def renew(session: Session, token: str, *, lease_s: float, now: datetime) -> Renewal:
     """Move the deadline of a lease.
 
@@ -156,26 +182,43 @@ def renew(session: Session, token: str, *, lease_s: float, now: datetime) -> Ren
         StaleLease: the deadline had passed and another device has the jobs, or nothing is left of the lease.
     """
     expires_at = now + timedelta(seconds=lease_s)
-    serial = _holder(session, token)
-    renewed = _rows_changed(session, update(JobRow).where(_owned(token)).values(lease_expires_at=expires_at))
-    return Renewal(expires_at, renewed, serial)
+    job_ids, serial = _held(session, token)
+    session.execute(
+        update(JobRow).where(JobRow.id.in_(job_ids)).values(lease_expires_at=expires_at),
+        execution_options={"synchronize_session": False},
+    )
+    return Renewal(expires_at, len(job_ids), serial)
 
 
-def owned_job(session: Session, token: str, job_id: int) -> JobRow | None:
-    """The job if the lease owns it; None if this very lease has already finished it.
+def owned_jobs(session: Session, token: str, job_ids: Iterable[int]) -> dict[int, JobRow]:
+    """Of these jobs, those that the lease owns and has not finished yet; locked, and their subjects with them.
 
     Raises:
-        StaleLease: neither.
+        StaleLease: one of them is neither owned nor already finished by this very lease.
     """
-    job = session.get(JobRow, job_id, with_for_update=True)
-    if job is not None and job.lease_token == token:
-        if job.state == JobState.LEASED:
-            return job
-        if job.state in (JobState.DONE, JobState.FAILED):
-            return None
-    raise StaleLease(
-        f"Job {job_id} is not, or no longer, part of this lease; its result is refused. Ask for a new lease."
+    asked = sorted(set(job_ids))
+    # Whoever queues what is missing holds the subjects: it sees the measurement that is stored now, or the job that is.
+    session.execute(
+        select(SubjectRow.id)
+        .join(JobRow, JobRow.subject_id == SubjectRow.id)
+        .where(JobRow.id.in_(asked))
+        .order_by(SubjectRow.id)
+        .with_for_update(of=SubjectRow, read=True)
     )
+    rows = session.scalars(
+        select(JobRow)
+        .where(JobRow.id.in_(asked), JobRow.lease_token == token)
+        .order_by(JobRow.id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    jobs = {row.id: row for row in rows if row.state in (JobState.LEASED, JobState.DONE, JobState.FAILED)}
+    for job_id in asked:
+        if job_id not in jobs:
+            raise StaleLease(
+                f"Job {job_id} is not, or no longer, part of this lease; its result is refused. Ask for a new lease."
+            )
+    return {job_id: job for job_id, job in jobs.items() if job.state == JobState.LEASED}
 
 
 def complete(job: JobRow) -> None:
@@ -201,7 +244,7 @@ def release(session: Session, token: str, *, device_fault: str | None, max_attem
     Raises:
         StaleLease: nothing is left of this lease.
     """
-    serial = _holder(session, token)
+    _, serial = _held(session, token)
     back = {"state": JobState.QUEUED, "lease_token": None, "lease_expires_at": None, "leased_by": None}
     if device_fault is None:
         session.execute(update(JobRow).where(_owned(token)).values(attempts=JobRow.attempts - 1, **back))
@@ -214,8 +257,11 @@ def release(session: Session, token: str, *, device_fault: str | None, max_attem
 
 def expire_leases_of(session: Session, serial: str, *, now: datetime) -> None:
     """An agent that starts anew has forgotten its leases; their deadlines need not be waited for."""
-    held = and_(JobRow.leased_by == serial, JobRow.state == JobState.LEASED, JobRow.lease_expires_at > now)
-    session.execute(update(JobRow).where(held).values(lease_expires_at=now))
+    held = _lock(
+        session, and_(JobRow.leased_by == serial, JobRow.state == JobState.LEASED, JobRow.lease_expires_at > now)
+    )
+    if held:
+        session.execute(update(JobRow).where(JobRow.id.in_(held)).values(lease_expires_at=now))
 
 
 def withdraw(session: Session, client: str, *, subject_ids: Sequence[str] | None) -> int:
@@ -226,6 +272,9 @@ def withdraw(session: Session, client: str, *, subject_ids: Sequence[str] | None
     job_ids = list(session.scalars(mine))
     if not job_ids:
         return 0
+    # Whoever is about to want one of these jobs too has locked its subject, and is waited for, or waits.
+    lock_subjects(session, session.scalars(select(JobRow.subject_id).where(JobRow.id.in_(job_ids))))
+    _lock(session, JobRow.id.in_(job_ids))
     session.execute(delete(WantRow).where(WantRow.client == client, WantRow.job_id.in_(job_ids)))
     unwanted = and_(
         JobRow.id.in_(job_ids),
@@ -237,27 +286,43 @@ def withdraw(session: Session, client: str, *, subject_ids: Sequence[str] | None
 
 def fail_unconvertible(session: Session, subject_id: str, *, precision: str, error: str) -> None:
     """No device will ever get this subject: fail the jobs that wait for its model."""
+    waiting = and_(
+        JobRow.subject_id == subject_id, JobRow.precision == precision, JobRow.state == JobState.QUEUED
+    )
     session.execute(
-        update(JobRow)
-        .where(JobRow.subject_id == subject_id, JobRow.precision == precision, JobRow.state == JobState.QUEUED)
-        .values(state=JobState.FAILED, error=error)
+        update(JobRow).where(JobRow.id.in_(_lock(session, waiting))).values(state=JobState.FAILED, error=error)
     )
 
 
-def _holder(session: Session, token: str) -> str:
-    """Serial of the device that holds a lease. Raises StaleLease where nothing is left of it."""
-    serial = session.scalar(select(JobRow.leased_by).where(_owned(token)).limit(1))
-    if serial is None:
+def _held(session: Session, token: str) -> tuple[list[int], str]:
+    """Jobs of a lease without an outcome, locked, and the serial of the device that holds them. Raises StaleLease."""
+    job_ids = _lock(session, _owned(token))
+    if not job_ids:
         raise StaleLease(
             "This lease has ended: its jobs are finished, or belong to another device now. Ask for a new one."
         )
-    return serial
+    serial = session.scalar(select(JobRow.leased_by).where(JobRow.id == job_ids[0]))
+    assert serial is not None, "a leased job has a holder"
+    return job_ids, serial
+
+
+def _lock(session: Session, jobs: ColumnElement[bool]) -> list[int]:
+    """Lock jobs in the order of their ids: two who lock in one order never wait for each other in a circle.
+
+    Not against foreign keys that refer to them, which no write here changes (`key_share`).
+    """
+    return list(
+        session.scalars(select(JobRow.id).where(jobs).order_by(JobRow.id).with_for_update(key_share=True))
+    )
+
+
+def _of_table(job: type[JobRow], device: DeviceRow) -> ColumnElement[bool]:
+    return and_(job.device_model == device.model, job.protocol_id == device.protocol_id)
 
 
 def _eligible(job: type[JobRow], device: DeviceRow, now: datetime) -> ColumnElement[bool]:
     return and_(
-        job.device_model == device.model,
-        job.protocol_id == device.protocol_id,
+        _of_table(job, device),
         or_(job.state == JobState.QUEUED, _expired(job, now)),
         exists().where(
             ModelRow.subject_id == job.subject_id,

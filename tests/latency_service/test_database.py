@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,14 @@ def test_writing_commits_once_at_its_end_or_not_at_all(database: Database) -> No
     assert stored() == 1
 
 
-def test_sqlite_writes_ahead_and_enforces_foreign_keys(database: Database) -> None:
+def test_sqlite_writes_ahead_and_enforces_foreign_keys(migrated_sqlite: Path, tmp_path: Path) -> None:
+    shutil.copy(migrated_sqlite, tmp_path / "copy.db")
+    database = Database(f"sqlite:///{tmp_path / 'copy.db'}")
     with database.reading() as session:
         assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert session.execute(text("PRAGMA foreign_keys")).scalar() == 1
         assert session.query(DeviceRow).count() == 0
+    database.dispose()
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])

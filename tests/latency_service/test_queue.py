@@ -73,9 +73,8 @@ class Farm:
 
     def complete(self, claim: queue.Claim, job_id: int | None = None) -> None:
         with self.writing() as session:
-            job = queue.owned_job(session, claim.token, claim.jobs[0].job_id if job_id is None else job_id)
-            assert job is not None
-            queue.complete(job)
+            job_id = claim.jobs[0].job_id if job_id is None else job_id
+            queue.complete(queue.owned_jobs(session, claim.token, [job_id])[job_id])
 
     def release(self, claim: queue.Claim, fault: str | None = None) -> None:
         with self.writing() as session:
