@@ -11,6 +11,9 @@ from latency_contract.protocols import Protocol
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w .,:;()+@#&/'-]+$")]
 
 
+Serial = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.:-]+$")]
+
+
 class DeviceKind(StrEnum):
     LOCAL = "local"  # the machine that the agent runs on
     ANDROID = "android"  # a phone over ADB
@@ -19,7 +22,7 @@ class DeviceKind(StrEnum):
 class DeviceReport(Contract):
     """One unit, as its agent describes it when it starts."""
 
-    serial: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.:-]+$")]  # of this unit, for good
+    serial: Serial  # of this unit, for good
     model: Name  # units of one model share their tables
     kind: DeviceKind
     soc: Annotated[str, Field(max_length=200)]
@@ -30,7 +33,7 @@ class DeviceReport(Contract):
 class Device(DeviceReport):
     """One unit, as the service sees it."""
 
-    alive: bool  # its agent spoke to the service within the last half minute
+    alive: bool  # its agent spoke to the service within the last minute and a half
     last_seen_at: AwareDatetime
     faults: int  # of the device in a row, since the last accepted measurement
     last_fault: str | None

@@ -8,9 +8,10 @@ it releases, or the lease's deadline does.
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from latency_contract.canonical import Contract, Sha256
+from latency_contract.devices import Serial
 from latency_contract.measurements import Measurement
 from latency_contract.operators import Subject
 from latency_contract.protocols import Protocol
@@ -18,6 +19,10 @@ from latency_contract.protocols import Protocol
 MAX_LEASED_JOBS = 64
 MAX_REASON = 4000  # characters of a fault or failure; longer ones are cut by whoever reports them
 
+# Output of a dying program may hold a NUL, which PostgreSQL does not store.
+Reason = Annotated[
+    str, Field(min_length=1, max_length=MAX_REASON), AfterValidator(lambda text: text.replace("\0", "\ufffd"))
+]
 JobId = Annotated[int, Field(ge=1, lt=2**63)]  # what a database's integer holds
 
 
@@ -30,7 +35,7 @@ class JobState(StrEnum):
 
 
 class LeaseRequest(Contract):
-    serial: str
+    serial: Serial
     max_jobs: Annotated[int, Field(ge=1, le=MAX_LEASED_JOBS)] = 16
 
 
@@ -63,7 +68,7 @@ class Failed(Contract):
 
     outcome: Literal["failed"] = "failed"
     job_id: JobId
-    error: Annotated[str, Field(min_length=1, max_length=MAX_REASON)]  # a sentence, with the output that led to it
+    error: Reason  # a sentence, with the output that led to it
 
 
 class LeaseReport(Contract):
@@ -76,7 +81,7 @@ class LeaseReport(Contract):
 class LeaseRelease(Contract):
     """Give back what is left of a lease; with a `device_fault`, the device rests before its next one."""
 
-    device_fault: Annotated[str, Field(min_length=1, max_length=MAX_REASON)] | None = None
+    device_fault: Reason | None = None
 
 
 class LeaseState(Contract):

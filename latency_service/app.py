@@ -4,11 +4,12 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from random import Random
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError, SQLAlchemyError, TimeoutError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 from starlette.exceptions import HTTPException
 
 from latency_contract.errors import ErrorBody, validation_sentence
@@ -26,7 +27,13 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def create_app(database: Database, *, settings: Settings, clock: Callable[[], datetime] = utc_now) -> FastAPI:
+def create_app(
+    database: Database,
+    *,
+    settings: Settings,
+    clock: Callable[[], datetime] = utc_now,
+    random: Random | None = None,
+) -> FastAPI:
     converter = Converter(database, settings=settings, clock=clock)
 
     @asynccontextmanager
@@ -42,7 +49,7 @@ def create_app(database: Database, *, settings: Settings, clock: Callable[[], da
         version="1",
         lifespan=lifespan,
     )
-    app.state.parts = Parts(database, settings, converter, clock)
+    app.state.parts = Parts(database, settings, converter, clock, random or Random())
     for routes in (latencies, devices, tables, leases, model_files, health):
         app.include_router(routes.router)
 
@@ -60,6 +67,7 @@ def create_app(database: Database, *, settings: Settings, clock: Callable[[], da
         return _error(error.status_code, "HttpError", detail)
 
     @app.exception_handler(TimeoutError)
+    @app.exception_handler(InterfaceError)  # a connection that was cut while it was used
     @app.exception_handler(OperationalError)
     def database_away(_: Request, error: SQLAlchemyError) -> JSONResponse:
         log.error("the database does not answer: %s", error)

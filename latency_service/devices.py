@@ -1,9 +1,11 @@
 """Devices: who reported them, which are at work, and the circuit breaker that lets a faulty one rest."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from random import Random
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
@@ -80,6 +82,18 @@ def at_work(session: Session, *, device_model: str, protocol_id: str, settings: 
         DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s),
     )
     return session.scalar(seen.limit(1)) is not None
+
+
+def idle_wait_s(session: Session, *, settings: Settings, random: Random, now: datetime) -> int:
+    """How long an agent without work waits: a thousand wait longer than one, and not all equally long.
+
+    The mean grows with the number of agents at work, to a third of `alive_s`: two answers may be lost before an agent
+    counts as gone. Drawn between half of the mean and one and a half times of it.
+    """
+    alive = select(func.count()).where(DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s))
+    mean_s = max(settings.idle_poll_s, (session.scalar(alive) or 0) / settings.idle_polls_per_s)
+    mean_s = min(mean_s, max(settings.idle_poll_s, settings.alive_s / 3))
+    return random.randint(math.ceil(mean_s / 2), math.floor(mean_s * 3 / 2))
 
 
 def open_breaker(row: DeviceRow, *, fault: str, settings: Settings, now: datetime) -> None:

@@ -1,7 +1,7 @@
 """Answering "how long does this operator take there?", and taking in what devices measured."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -86,6 +86,14 @@ def queue_missing(
         now=now,
     )
     return look_up(session, query.subjects, device_model=device_model, protocol=protocol)
+
+
+def nothing_to_lease(session: Session, device: DeviceRow, *, settings: Settings, now: datetime) -> bool:
+    """Whether `lease` would do nothing at all, not even note that the device was seen. Reads alone."""
+    if device.last_seen_at <= now - timedelta(seconds=settings.seen_s):
+        return False
+    at_rest = device.blocked_until is not None and device.blocked_until > now
+    return at_rest or not queue.work_for(session, device, now=now)
 
 
 def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Settings, now: datetime) -> Lease | None:

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -145,9 +146,27 @@ def measurement() -> Callable[..., Measurement]:
 
 
 @pytest.fixture(scope="session")
-def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A live service on a free port of 127.0.0.1, with a real database and a real converter."""
-    database = Database(f"sqlite:///{tmp_path_factory.mktemp('service') / 'live.db'}")
+def sqlite_service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with live_service(f"sqlite:///{tmp_path_factory.mktemp('service') / 'live.db'}") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql_service_url(postgresql: PostgresqlServer) -> Iterator[str]:
+    with postgresql.database() as database_url, live_service(database_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def service_url(sqlite_service_url: str) -> str:
+    """A live service; on PostgreSQL too in tests of the service itself (latency_service/conftest.py)."""
+    return sqlite_service_url
+
+
+@contextmanager
+def live_service(database_url: str) -> Iterator[str]:
+    """A service on a free port of 127.0.0.1, with a real database and a real converter."""
+    database = Database(database_url)
     database.migrate()
     config = uvicorn.Config(create_app(database, settings=Settings(lease_s=3.0)), port=0, log_level="warning")
     server = uvicorn.Server(config)

@@ -1,4 +1,4 @@
-"""What endpoints are given: a session that commits once, the settings, the converter, the time.
+"""What endpoints are given: a session that commits once, the settings, the converter, the time, chance.
 
 Sessions end before the response is sent (`scope="function"`), so that nobody is told of what is not yet stored.
 """
@@ -6,6 +6,7 @@ Sessions end before the response is sent (`scope="function"`), so that nobody is
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from random import Random
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -28,6 +29,7 @@ class Parts:
     settings: Settings
     converter: Converter
     clock: Callable[[], datetime]
+    random: Random
 
 
 def _parts(request: Request) -> Parts:

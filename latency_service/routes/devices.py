@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path
 
-from latency_contract.devices import Device, DeviceReport
+from latency_contract.devices import Device, DeviceReport, Serial
 from latency_contract.protocols import Protocol
 from latency_service import devices
 from latency_service.errors import UnknownDevice
@@ -30,14 +30,14 @@ def all_devices(session: Reading, service: Service) -> list[Device]:
 
 
 @router.get("/{serial}", responses=refusals(404))
-def one_device(serial: Annotated[str, Path(examples=["89AX0KCQ1"])], session: Reading, service: Service) -> Device:
+def one_device(serial: Annotated[Serial, Path(examples=["89AX0KCQ1"])], session: Reading, service: Service) -> Device:
     """One unit by its serial."""
     return devices.shown(devices.known(session, serial), settings=service.settings, now=service.clock())
 
 
 @router.put("/{serial}", responses=refusals(404))
 def report_device(
-    serial: Annotated[str, Path(examples=["89AX0KCQ1"])],
+    serial: Annotated[Serial, Path(examples=["89AX0KCQ1"])],
     report: Annotated[DeviceReport, Body(examples=[REPORT_EXAMPLE])],
     session: Writing,
     service: Service,

@@ -24,15 +24,19 @@ REPORT_EXAMPLE = {
 )
 def lease_jobs(
     request: Annotated[LeaseRequest, Body(examples=[{"serial": "89AX0KCQ1", "max_jobs": 16}])],
-    session: Writing,
     service: Service,
 ) -> Lease:
     """The most urgent jobs for a unit."""
-    device = devices.known(session, request.serial)
-    now = service.clock()
-    lease = latencies.lease(session, device, max_jobs=request.max_jobs, settings=service.settings, now=now)
+    settings, now, lease = service.settings, service.clock(), None
+    with service.database.reading() as session:
+        device = devices.known(session, request.serial)
+        idle = latencies.nothing_to_lease(session, device, settings=settings, now=now)
+        wait_s = devices.idle_wait_s(session, settings=settings, random=service.random, now=now)
+    if not idle:
+        with service.database.writing() as session:
+            device = devices.known(session, request.serial)
+            lease = latencies.lease(session, device, max_jobs=request.max_jobs, settings=settings, now=now)
     if lease is None:
-        wait_s = service.settings.idle_poll_s
         return Response(status_code=204, headers={"Retry-After": str(wait_s)})  # type: ignore[return-value]
     return lease
 

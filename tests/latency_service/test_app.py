@@ -37,7 +37,7 @@ def http(service_url: str) -> Iterator[httpx.Client]:
 @pytest.fixture
 def phone(connection: ServiceConnection, report: Report, request: pytest.FixtureRequest) -> DeviceReport:
     """A device model of the test's own, so that tests sharing the service do not meet."""
-    name = request.node.name
+    name = request.function.__name__
     described = report(serial=name, model=name)
     connection.ask("PUT", f"/v1/devices/{name}", Device, body=described)
     return described

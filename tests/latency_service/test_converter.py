@@ -24,6 +24,7 @@ from latency_service.weights_file import TrainedNetwork
 
 Make = Callable[..., IBConv]
 PATIENCE_S = 60.0
+whatever_the_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # TensorFlow takes seconds
 
 
 @pytest.fixture
@@ -75,12 +76,14 @@ def tensorflow_processes() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 
 
+@whatever_the_database
 @pytest.mark.usefixtures("converter")
 def test_a_subject_that_cannot_be_converted_fails_with_a_sentence(database: Database, operator: Make) -> None:
     request(database, operator(), precision="int8")
     assert wait_for(database, ModelState.FAILED).error == "Precision 'int8' cannot be converted yet; use float32."
 
 
+@whatever_the_database
 @pytest.mark.usefixtures("converter")
 def test_a_subject_that_cannot_even_be_read_fails_and_the_next_one_is_converted(
     database: Database, operator: Make
@@ -111,6 +114,7 @@ def trained(operator: IBConv) -> TrainedNetwork:
     return TrainedNetwork(network, random_weights(network))
 
 
+@whatever_the_database
 def test_a_network_with_weights_comes_before_what_is_queued(
     converter: Converter, database: Database, operator: Make
 ) -> None:
@@ -121,6 +125,7 @@ def test_a_network_with_weights_comes_before_what_is_queued(
         assert session.scalars(select(ModelRow).where(ModelRow.state == ModelState.PENDING)).first() is not None
 
 
+@whatever_the_database
 def test_a_network_that_tensorflow_refuses_is_a_sentence_and_harms_nothing(
     converter: Converter, database: Database, operator: Make
 ) -> None:
@@ -131,6 +136,7 @@ def test_a_network_that_tensorflow_refuses_is_a_sentence_and_harms_nothing(
     assert wait_for(database, ModelState.READY).attempts == 1
 
 
+@whatever_the_database
 def test_a_process_that_died_is_replaced_for_a_network_with_weights(
     converter: Converter, database: Database, operator: Make
 ) -> None:
@@ -142,6 +148,7 @@ def test_a_process_that_died_is_replaced_for_a_network_with_weights(
     assert wait_for(database, ModelState.READY).attempts == 1
 
 
+@whatever_the_database
 def test_a_network_that_takes_too_long_is_a_sentence_and_the_queue_goes_on(database: Database, operator: Make) -> None:
     converter = Converter(database, settings=replace(Settings(), conversion_timeout_s=0.01), clock=utc_now)
     converter.start()
@@ -153,6 +160,7 @@ def test_a_network_that_takes_too_long_is_a_sentence_and_the_queue_goes_on(datab
     converter.stop()
 
 
+@whatever_the_database
 def test_more_than_a_few_in_line_are_sent_away(database: Database, operator: Make) -> None:
     converter = Converter(database, settings=Settings(), clock=utc_now)  # not started: nobody is served
     with ThreadPoolExecutor() as threads:
