@@ -87,7 +87,7 @@ def at_work(session: Session, *, device_model: str, protocol_id: str, settings: 
 def idle_wait_s(session: Session, *, settings: Settings, random: Random, now: datetime) -> int:
     """How long an agent without work waits: a thousand wait longer than one, and not all equally long.
 
-    The mean grows with the number of agents at work, to a third of `alive_s`: two answers may be lost before an agent
+    The mean grows with the number of agents at work, to a third of `alive_s`: an answer may be lost before an agent
     counts as gone. Drawn between half of the mean and one and a half times of it.
     """
     alive = select(func.count()).where(DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s))

@@ -57,7 +57,7 @@ def lease(connection: ServiceConnection, phone: DeviceReport, *, patience_s: flo
         response = connection.request("POST", "/v1/leases", body=LeaseRequest(serial=phone.serial))
         if response.status_code == 200:
             return Lease.model_validate_json(response.content)
-        assert response.headers["Retry-After"] == "1"
+        assert int(response.headers["Retry-After"]) >= 1
         time.sleep(0.1)
     raise AssertionError("no work came")
 
@@ -154,6 +154,28 @@ def test_a_device_fault_is_shown_with_the_device(
     assert connection.request("POST", "/v1/leases", body=LeaseRequest(serial=phone.serial)).status_code == 204
 
 
+def test_a_fault_of_any_characters_and_length_is_kept(
+    connection: ServiceConnection, phone: DeviceReport, operator: Make
+) -> None:
+    """What a dying program says is not made of text alone, and PostgreSQL stores no NUL."""
+    ask(connection, phone, operator(), queue_missing=True)
+    batch = lease(connection, phone)
+    fault = ("core dumped: \0\x01\U0001f525 " * 400)[:4000]
+    connection.request("POST", f"/v1/leases/{batch.token}/release", json={"device_fault": fault})
+    device = connection.ask("GET", f"/v1/devices/{phone.serial}", Device)
+    assert device.last_fault == fault.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+@pytest.mark.parametrize("length", [100, 101])
+def test_a_name_is_refused_by_the_contract_before_the_database_has_to(
+    http: httpx.Client, report: Report, length: int
+) -> None:
+    name = "é" * length
+    described = report().model_dump(mode="json") | {"serial": name, "model": name}
+    response = http.put(f"/v1/devices/{name}", json=described)
+    assert response.status_code == (200 if length == 100 else 422)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "error", "sentence"),
     [
@@ -173,6 +195,21 @@ def test_a_device_fault_is_shown_with_the_device(
             "MalformedRequest",
             "job_id: Input should be less than",
         ),
+        (
+            "POST",
+            f"/v1/leases/{'0' * 32}/report",
+            {"outcomes": [{"outcome": "failed", "job_id": 2**63 - 1, "error": "x"}]},
+            409,
+            "StaleLease",
+            f"Job {2**63 - 1} is not, or no longer, part of this lease",
+        ),
+        ("GET", f"/v1/measurements/{2**63 - 1}", None, 404, "UnknownMeasurement", "There is no measurement 9223372"),
+        ("GET", f"/v1/tables/{'0' * 64}/versions/{2**31 - 1}", None, 404, "UnknownTable", "There is no version 21474"),
+        ("GET", "/v1/devices/a%00b", None, 422, "MalformedRequest", "serial: String should match pattern"),
+        ("GET", "/v1/devices/a%00b/latencies/IBConv_K3", None, 404, "UnknownOperator", "a key reads like"),
+        ("POST", "/v1/leases", {"serial": "a\0b"}, 422, "MalformedRequest", "serial: String should match pattern"),
+        ("POST", "/v1/tables", {"device": "a\0b"}, 404, "UnknownDevice", "There is no device"),
+        ("POST", "/v1/latencies/release", {"client": "a\0b"}, 422, "MalformedRequest", "client: String should match"),
         ("GET", "/v2", None, 404, "HttpError", "GET /v2: Not Found"),
         ("DELETE", "/v1/devices", None, 405, "HttpError", "DELETE /v1/devices: Method Not Allowed"),
     ],

@@ -1,15 +1,30 @@
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import IntegrityError, OperationalError
 
-from latency_service.database import Database
+from latency_contract.devices import DeviceReport
+from latency_contract.measurements import Measurement
+from latency_contract.operators import IBConv
+from latency_service import devices, latencies, tables
+from latency_service.database import Database, alembic_config
 from latency_service.errors import SchemaMismatch
-from latency_service.models import Base, DeviceRow, ModelFileRow
+from latency_service.models import Base, DeviceRow, JobRow, ModelFileRow, SubjectRow, WantRow
+from latency_service.subjects import store_subjects
+from tests.conftest import Clock
+from tests.postgresql import PostgresqlServer, running_server
+
+Make = Callable[..., IBConv]
+Report = Callable[..., DeviceReport]
 
 
 def test_migrations_and_models_agree(database: Database) -> None:
@@ -22,10 +37,10 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
     database.check_schema()
 
 
-def test_an_empty_database_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'empty.db'}")
+def test_an_empty_database_is_refused_with_the_command_that_mends_it(empty_url: str) -> None:
+    database = Database(empty_url)
     assert database.is_empty()
-    with pytest.raises(SchemaMismatch, match="Run: padnas-service migrate --database-url sqlite:///"):
+    with pytest.raises(SchemaMismatch, match="Run: padnas-service migrate --database-url (sqlite|postgresql)"):
         database.check_schema()
     database.dispose()
 
@@ -68,7 +83,146 @@ def test_a_database_in_memory_is_refused(url: str) -> None:
         Database(url)
 
 
-@pytest.mark.parametrize("url", ["padnas.db", "nosuch://host/db"])
-def test_a_text_that_is_no_database_url_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"not a database URL that works here .* Use sqlite:///FILE"):
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("padnas.db", r"'padnas.db' is not a database URL\. Use sqlite:///FILE or postgresql\+psycopg://USER"),
+        ("nosuch://host/db", r"'nosuch' is not a database that works here\. Use sqlite:///FILE or postgresql"),
+        ("postgresql+psycopg2://host/db", r"'postgresql\+psycopg2' is not .* works here\. .* postgresql\+psycopg://USER"),
+    ],
+)
+def test_a_text_that_is_no_database_url_is_refused(url: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         Database(url)
+
+
+def test_postgresql_without_its_driver_is_refused_with_the_command_that_mends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ValueError, match=r"Run: pip install 'pad-nas\[postgresql\]'"):
+        Database("postgresql://host/db")
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_postgresql_is_understood_however_its_url_begins(postgresql: PostgresqlServer, scheme: str) -> None:
+    with postgresql.database() as url:
+        database = Database(url.replace("postgresql+psycopg", scheme))
+        database.check_schema()
+        database.dispose()
+
+
+def test_a_password_is_not_shown() -> None:
+    assert Database("postgresql://me:secret@host/db").url == "postgresql+psycopg://me:***@host/db"
+
+
+def test_postgresql_waits_for_nobody_for_ever(postgresql: PostgresqlServer) -> None:
+    with postgresql.database() as url:
+        database = Database(url)
+        with database.reading() as session:
+            shown = [
+                session.scalar(text(f"SHOW {name}"))
+                for name in ("statement_timeout", "lock_timeout", "timezone", "transaction_isolation")
+            ]
+        database.dispose()
+    assert shown == ["30s", "10s", "UTC", "read committed"]
+
+
+def test_a_postgresql_that_was_restarted_is_found_again() -> None:
+    """A server of its own, since everybody else's would be cut off too."""
+    with running_server() as server, server.database() as url:
+        database = Database(url)
+        with pytest.raises(OperationalError), database.reading() as cut_off:
+            cut_off.execute(text("SELECT 1"))
+            with database.reading() as session:  # its connection waits in the pool
+                session.execute(text("SELECT 1"))
+            server.restart()
+            cut_off.execute(text("SELECT 1"))
+        with database.reading() as session:
+            assert session.scalar(text("SELECT 1")) == 1
+        database.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+    else:
+        with request.getfixturevalue("postgresql").database(template="template1") as url:
+            yield url
+
+
+def test_services_that_start_at_once_on_an_empty_database_do_not_collide(empty_url: str) -> None:
+    command = [sys.executable, "-m", "latency_service.cli", "migrate", "--database-url", empty_url]
+    services = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(3)]
+    for service in services:
+        said, _ = service.communicate(timeout=60)
+        assert service.returncode == 0, said
+    database = Database(empty_url)
+    database.check_schema()
+    database.dispose()
+
+
+def test_ids_reach_as_far_as_the_contract_says(database: Database, clock: Clock, report: Report) -> None:
+    far = 2**63 - 1
+    with database.writing() as session:
+        device = devices.report(session, report(), now=clock())
+        subject_id = session.scalars(select(SubjectRow.id)).one()
+        row = JobRow(
+            id=far, subject_id=subject_id, device_model=device.model, protocol_id=device.protocol_id,
+            precision="float32", state="queued", priority=0, created_at=clock(),
+        )  # fmt: skip
+        session.add(row)
+    with database.reading() as session:
+        assert session.get_one(JobRow, far).created_at == clock()
+        assert session.get(JobRow, far - 1) is None
+
+
+def test_migrations_go_back_and_forth_with_data_in_the_tables(
+    database: Database, clock: Clock, report: Report, operator: Make, measurement: Callable[..., Measurement]
+) -> None:
+    """Step by step to the first schema and up again, nothing is lost that the first schema has a place for."""
+    with database.writing() as session:
+        devices.report(session, report(), now=clock())
+        model, protocol = devices.resolve(session, "Pixel 3", protocol_id=None)
+        store_subjects(session, [operator()])
+        ids = {"subject_id": operator().id, "device_model": model, "protocol_id": protocol.id}
+        job = JobRow(**ids, precision="float32", state="done", priority=1, created_at=clock())
+        session.add(job)
+        session.flush()
+        made = measurement(operator().id)
+        row = latencies._measurement_row(job, made)
+        session.add_all([row, WantRow(job_id=job.id, client="me"), ModelFileRow(sha256="a", content=b"\0x")])
+        session.flush()
+        published = tables.publish(session, device_model=model, protocol=protocol, now=clock())
+    for revision in [*_older_revisions(), "head"]:
+        with database.engine.begin() as connection:
+            config = alembic_config()
+            config.attributes["connection"] = connection
+            (command.upgrade if revision == "head" else command.downgrade)(config, revision)
+    database.check_schema()
+    with database.reading() as session:
+        assert tables.find(session, published.table_id, version=1) == published
+        assert latencies.measurement(session, published.entries[0].measurement_id) == made
+        assert session.get_one(ModelFileRow, "a").content == b"\0x"
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_the_first_schema_is_removed_with_all_its_data(database: Database, clock: Clock, report: Report) -> None:
+    with database.writing() as session:
+        devices.report(session, report(), now=clock())
+    with database.engine.begin() as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    with database.engine.connect() as connection:
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+    database.migrate()
+    database.check_schema()
+
+
+def _older_revisions() -> list[str]:
+    """From the one before the newest to the first."""
+    script = ScriptDirectory.from_config(alembic_config())
+    return [revision.revision for revision in script.walk_revisions()][1:]

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
@@ -7,6 +8,7 @@ from latency_contract.protocols import Protocol
 from latency_service import devices
 from latency_service.database import Database
 from latency_service.errors import UnknownDevice, UnknownProtocol
+from latency_service.models import DeviceRow
 from latency_service.settings import Settings
 from tests.conftest import Clock
 
@@ -74,6 +76,33 @@ def test_a_faulty_device_rests_twice_as_long_each_time_up_to_the_cap(
             rests.append((row.blocked_until - clock()).total_seconds())
     assert rests[:4] == [5, 10, 20, 40]
     assert rests[-1] == SETTINGS.fault_backoff_max_s
+
+
+def test_a_thousand_idle_agents_are_told_to_wait_longer_than_one_and_not_all_equally_long(
+    database: Database, clock: Clock, report: Report
+) -> None:
+    random = Random(0)
+
+    def waits_s(number: int) -> list[int]:
+        with database.reading() as session:
+            return [
+                devices.idle_wait_s(session, settings=SETTINGS, random=random, now=clock()) for _ in range(number)
+            ]
+
+    with database.writing() as session:
+        first = devices.report(session, report(), now=clock())
+        fields = {"model": first.model, "protocol_id": first.protocol_id, "document": first.document, "faults": 0}
+    assert set(waits_s(20)) == {SETTINGS.idle_poll_s}
+    with database.writing() as session:
+        session.add_all(DeviceRow(serial=f"B{n}", last_seen_at=clock(), **fields) for n in range(999))
+    drawn = waits_s(100)
+    assert 10 * sum(1 / wait_s for wait_s in drawn) < 1.25 * SETTINGS.idle_polls_per_s
+    assert len(set(drawn)) > 20
+    with database.writing() as session:
+        session.add_all(DeviceRow(serial=f"C{n}", last_seen_at=clock(), **fields) for n in range(3000))
+    assert max(waits_s(100)) <= SETTINGS.alive_s / 2  # one answer may be lost, and the agent still counts as alive
+    clock.advance(SETTINGS.alive_s + 1)
+    assert set(waits_s(20)) == {SETTINGS.idle_poll_s}
 
 
 def test_reporting_again_does_not_close_the_breaker(database: Database, clock: Clock, report: Report) -> None:

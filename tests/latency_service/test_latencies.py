@@ -1,17 +1,21 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from latency_contract.devices import DeviceReport
-from latency_contract.jobs import Failed, Lease, LeaseReport, Measured
+from latency_contract.jobs import Failed, Lease, LeaseReport, LeaseRequest, Measured
 from latency_contract.measurements import Measurement, Verdict
 from latency_contract.operators import IBConv
 from latency_contract.tables import LatencyEntry, LatencyQuery, LatencyStatus, Purpose
 from latency_service import conversion_queue, devices, latencies, queue
+from latency_service.app import create_app
 from latency_service.database import Database
 from latency_service.errors import StaleLease, UnknownMeasurement, WrongMeasurement
 from latency_service.models import DeviceRow, MeasurementRow
+from latency_service.routes.leases import lease_jobs
 from latency_service.settings import Settings
 from tests.conftest import Clock, sha256
 
@@ -233,6 +237,66 @@ def test_nothing_is_leased_before_the_reference_operator_is_converted(
     with database.writing() as session:
         device = devices.report(session, report(), now=clock())
         assert latencies.lease(session, device, max_jobs=1, settings=SETTINGS, now=clock()) is None
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[str]]:
+    """What is sent to the database meanwhile."""
+    sent: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        sent.append(arguments[2])
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(database.engine, "before_cursor_execute", note)
+
+
+@pytest.mark.usefixtures("laboratory")
+def test_an_agent_that_asks_in_vain_costs_three_questions_and_no_writing(database: Database, clock: Clock) -> None:
+    service = create_app(database, settings=SETTINGS, clock=clock).state.parts
+    with statements(database) as sent:
+        response: Any = lease_jobs(LeaseRequest(serial="A1"), service)
+    assert response.status_code == 204
+    assert [word for word in (statement.split()[0] for statement in sent) if word != "BEGIN"] == ["SELECT"] * 3
+
+
+def test_an_agent_that_asks_in_vain_is_noted_every_few_seconds(
+    laboratory: Laboratory, database: Database, clock: Clock
+) -> None:
+    def nothing() -> bool:
+        with database.reading() as session:
+            device = devices.known(session, "A1")
+            return latencies.nothing_to_lease(session, device, settings=SETTINGS, now=clock())
+
+    assert nothing()
+    clock.advance(SETTINGS.seen_s + 1)
+    assert not nothing()
+    assert laboratory.lease() is None
+    assert nothing()
+    with database.reading() as session:
+        assert devices.known(session, "A1").last_seen_at == clock()
+
+
+def test_there_is_something_to_lease_when_a_job_waits_or_its_lease_has_run_out(
+    laboratory: Laboratory, database: Database, clock: Clock, operator: Make
+) -> None:
+    settings = Settings(seen_s=1e9)
+
+    def nothing() -> bool:
+        with database.reading() as session:
+            device = devices.known(session, "A1")
+            return latencies.nothing_to_lease(session, device, settings=settings, now=clock())
+
+    laboratory.ask(operator(), queue_missing=True)
+    assert not nothing()
+    laboratory.leased()
+    assert nothing()
+    clock.advance(settings.lease_s + 1)
+    assert not nothing()
+    with database.writing() as session:
+        devices.open_breaker(devices.known(session, "A1"), fault="51 °C", settings=settings, now=clock())
+    assert nothing()
 
 
 def test_an_unknown_measurement_is_refused(database: Database) -> None:
