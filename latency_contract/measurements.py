@@ -5,13 +5,13 @@ failure (see jobs.py) and no measurement; there is no number to mistake for a la
 """
 
 import math
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from statistics import median
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from latency_contract.canonical import Contract, Sha256
 from latency_contract.estimators import MIN_ROUNDS, Estimate, floor_estimate
@@ -22,6 +22,17 @@ MAX_ROUNDS = 1000
 MAX_SAMPLES = 10_000  # in one block
 
 Milliseconds = Annotated[float, Field(gt=0, le=MAX_LATENCY_MS, allow_inf_nan=False)]
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("this time is not between the years 1 and 9999 in UTC") from error
+    return moment
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Verdict(StrEnum):
@@ -58,8 +69,8 @@ class Provenance(Contract):
     temperature_before_c: float | None
     temperature_after_c: float | None
     unreadable: tuple[str, ...]
-    started_at: AwareDatetime
-    finished_at: AwareDatetime
+    started_at: Moment
+    finished_at: Moment
 
 
 class Measurement(Contract):

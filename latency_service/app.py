@@ -9,12 +9,12 @@ from random import Random
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from latency_contract.errors import ErrorBody, validation_sentence
 from latency_service.converter import Converter
-from latency_service.database import Database
+from latency_service.database import AWAY, Database, reason
 from latency_service.errors import ServiceFault
 from latency_service.routes import devices, health, latencies, leases, model_files, tables
 from latency_service.routes.dependencies import Parts
@@ -66,12 +66,12 @@ def create_app(
         detail = f"{request.method} {request.url.path}: {error.detail}. The endpoints are listed at /docs."
         return _error(error.status_code, "HttpError", detail)
 
-    @app.exception_handler(TimeoutError)
-    @app.exception_handler(InterfaceError)  # a connection that was cut while it was used
-    @app.exception_handler(OperationalError)
     def database_away(_: Request, error: SQLAlchemyError) -> JSONResponse:
-        log.error("the database does not answer: %s", error)
+        log.error("the database does not answer: %s", reason(error))
         return _error(503, "DatabaseUnavailable", "The database does not answer at present; try again in a moment.")
+
+    for away in AWAY:
+        app.exception_handler(away)(database_away)
 
     @app.exception_handler(Exception)
     def our_own_mistake(_: Request, error: Exception) -> JSONResponse:

@@ -17,7 +17,7 @@ import uvicorn
 from sqlalchemy.exc import DatabaseError
 
 from latency_service.app import create_app
-from latency_service.database import Database
+from latency_service.database import Database, reason
 from latency_service.errors import SchemaMismatch
 from latency_service.settings import Settings
 
@@ -66,6 +66,8 @@ def serve(
         _refuse(str(error), status=1)
     except DatabaseError as error:
         _refuse(_cannot_open(database, error), status=1)
+    finally:
+        database.dispose()
     # After its own shutdown uvicorn raises the signal again; this makes it an exit with status 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
@@ -85,12 +87,13 @@ def migrate(database_url: DatabaseUrl = Settings.database_url) -> None:
         database.migrate()
     except DatabaseError as error:
         _refuse(_cannot_open(database, error), status=1)
+    finally:
+        database.dispose()
     typer.echo(f"{database.url} has the current schema")
 
 
 def _cannot_open(database: Database, error: DatabaseError) -> str:
-    reason = " ".join(str(error.orig).split()).rstrip(".")  # PostgreSQL's reasons take several lines
-    return f"The database {database.url} cannot be opened: {reason}."
+    return f"The database {database.url} cannot be opened: {reason(error)}."
 
 
 def _is_loopback(host: str) -> bool:

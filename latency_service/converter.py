@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from latency_contract.canonical import canonical_json
 from latency_service import conversion_queue
 from latency_service.conversion_queue import Conversion
-from latency_service.database import Database
+from latency_service.database import AWAY, Database, reason
 from latency_service.errors import ConversionFailed, ConverterBusy
 from latency_service.settings import Settings
 from latency_service.weights_file import LayerWeights, TrainedNetwork
@@ -100,8 +100,11 @@ class Converter:
         while not self._stopping.is_set():
             try:
                 worked = self._serve_line() or self._convert_one()
-            except SQLAlchemyError:  # the database is away or locked: its fault is retried
-                log.exception("the converter cannot reach the database; trying again")
+            except AWAY as error:  # or locked: its fault is retried
+                log.warning("the converter cannot reach the database; trying again: %s", reason(error))
+                worked = False
+            except SQLAlchemyError:
+                log.exception("the converter made a mistake; trying again")
                 worked = False
             if not worked:
                 self._work.wait(POLL_S)

@@ -13,7 +13,14 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+    TimeoutError,
+)
 from sqlalchemy.orm import Session
 
 from latency_service.errors import SchemaMismatch
@@ -26,6 +33,7 @@ LOCK_TIMEOUT_S = 10
 # Four replicas fit in the 100 connections that PostgreSQL allows unless told otherwise.
 POOL_SIZE, POOL_OVERFLOW, POOL_TIMEOUT_S = 10, 10, 10.0
 MIGRATION_LOCK = 0x7AD_0A5  # any number that nobody else uses
+AWAY = (OperationalError, InterfaceError, TimeoutError)  # the database's fault, which may pass, and not ours
 USE = "Use sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
 
 
@@ -121,6 +129,12 @@ def _postgresql(url: URL) -> Engine:
             "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
         },
     )
+
+
+def reason(error: SQLAlchemyError) -> str:
+    """What the database said, in one line; PostgreSQL takes several."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(said).split()).rstrip(".")
 
 
 def alembic_config() -> Config:

@@ -286,9 +286,7 @@ def withdraw(session: Session, client: str, *, subject_ids: Sequence[str] | None
 
 def fail_unconvertible(session: Session, subject_id: str, *, precision: str, error: str) -> None:
     """No device will ever get this subject: fail the jobs that wait for its model."""
-    waiting = and_(
-        JobRow.subject_id == subject_id, JobRow.precision == precision, JobRow.state == JobState.QUEUED
-    )
+    waiting = and_(JobRow.subject_id == subject_id, JobRow.precision == precision, JobRow.state == JobState.QUEUED)
     session.execute(
         update(JobRow).where(JobRow.id.in_(_lock(session, waiting))).values(state=JobState.FAILED, error=error)
     )
@@ -311,9 +309,7 @@ def _lock(session: Session, jobs: ColumnElement[bool]) -> list[int]:
 
     Not against foreign keys that refer to them, which no write here changes (`key_share`).
     """
-    return list(
-        session.scalars(select(JobRow.id).where(jobs).order_by(JobRow.id).with_for_update(key_share=True))
-    )
+    return list(session.scalars(select(JobRow.id).where(jobs).order_by(JobRow.id).with_for_update(key_share=True)))
 
 
 def _of_table(job: type[JobRow], device: DeviceRow) -> ColumnElement[bool]:

@@ -53,10 +53,10 @@ def test_a_table_survives_a_killed_replica_and_a_restarted_postgresql(tmp_path: 
         with database.reading() as session:
             conversions = session.scalars(select(ModelRow.attempts)).all()
             times_measured = session.execute(
-                select(MeasurementRow.subject_id, func.count()).group_by(MeasurementRow.subject_id)
+                select(MeasurementRow.subject_id, func.count().label("times")).group_by(MeasurementRow.subject_id)
             ).all()
         database.dispose()
-    assert {subject_id: count for subject_id, count in times_measured} == {operator.id: 1 for operator in operators}
+    assert {row.subject_id: row.times for row in times_measured} == {operator.id: 1 for operator in operators}
     # Two converters may have been interrupted in what they were at; everything else was converted once.
     assert sorted(conversions)[:-2] == [1] * (len(operators) + 1 - 2)
 

@@ -46,6 +46,14 @@ def test_a_reading_that_is_no_latency_is_refused(measurement: Make, bad: Any) ->
         Measurement.model_validate(document)
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"])
+def test_a_time_that_no_calendar_in_utc_has_is_refused(measurement: Make, moment: str) -> None:
+    document = measurement(SUBJECT).model_dump(mode="json")
+    document["provenance"]["finished_at"] = moment
+    with pytest.raises(ValidationError, match="not between the years 1 and 9999 in UTC"):
+        Measurement.model_validate(document)
+
+
 def test_a_measurement_without_enough_rounds_is_refused(measurement: Make) -> None:
     document = measurement(SUBJECT).model_dump(mode="json")
     with pytest.raises(ValidationError, match="at least 4"):

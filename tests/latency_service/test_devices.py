@@ -85,9 +85,7 @@ def test_a_thousand_idle_agents_are_told_to_wait_longer_than_one_and_not_all_equ
 
     def waits_s(number: int) -> list[int]:
         with database.reading() as session:
-            return [
-                devices.idle_wait_s(session, settings=SETTINGS, random=random, now=clock()) for _ in range(number)
-            ]
+            return [devices.idle_wait_s(session, settings=SETTINGS, random=random, now=clock()) for _ in range(number)]
 
     with database.writing() as session:
         first = devices.report(session, report(), now=clock())

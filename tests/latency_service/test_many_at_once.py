@@ -9,12 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from random import Random
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from latency_contract.devices import DeviceReport
@@ -26,7 +26,7 @@ from latency_contract.tables import LatencyEntry, LatencyQuery, LatencyStatus, T
 from latency_service import conversion_queue, devices, latencies, queue, tables
 from latency_service.database import Database
 from latency_service.errors import StaleLease
-from latency_service.models import DeviceRow, JobRow, MeasurementRow, ModelRow, ModelState, TableVersionRow
+from latency_service.models import JobRow, MeasurementRow, ModelRow, ModelState, TableVersionRow
 from latency_service.settings import Settings
 from latency_service.subjects import store_subjects
 from tests.conftest import Clock
@@ -56,9 +56,7 @@ class Service:
         entries = latencies.look_up(session, query.subjects, device_model=model, protocol=protocol)
         if not query.queue_missing:
             return entries
-        return latencies.queue_missing(
-            session, query, entries, device_model=model, protocol=protocol, now=self.clock()
-        )
+        return latencies.queue_missing(session, query, entries, device_model=model, protocol=protocol, now=self.clock())
 
     def convert_one(self) -> bool:
         with self.database.writing() as session:
@@ -123,7 +121,9 @@ def service(database: Database, clock: Clock, report: MakeReport, measurement: M
 
 
 @contextmanager
-def overtaken(database: Database, rival: Callable[[], Result]) -> Iterator[tuple[Session, Callable[[], Future[Result]]]]:
+def overtaken(
+    database: Database, rival: Callable[[], Result]
+) -> Iterator[tuple[Session, Callable[[], Future[Result]]]]:
     """A transaction, and a way to let a rival run into it: returns once the rival waits for the transaction."""
     with ThreadPoolExecutor(1) as threads, database.writing() as session:
 
@@ -191,9 +191,7 @@ def test_a_late_report_and_a_claim_of_the_same_job_exclude_each_other(
     late = service.leased("A1")
     service.clock.advance(SETTINGS.lease_s + 1)
     with database.writing() as session:  # the report first: its job is passed over
-        latencies.accept(
-            session, late.token, LeaseReport(outcomes=tuple(service.measured(late))), now=service.clock()
-        )
+        latencies.accept(session, late.token, LeaseReport(outcomes=tuple(service.measured(late))), now=service.clock())
         assert service.lease("A2") is None
     service.ask(operator(height=3))
     service.convert_all()
@@ -338,10 +336,8 @@ def test_whatever_many_agents_and_clients_do_at_once_each_operator_is_measured_o
             if lease is None:
                 service.clock.advance(SETTINGS.lease_s / 1000)
                 continue
-            try:
+            with suppress(StaleLease):
                 use(lease, serial, random)
-            except StaleLease:
-                pass
 
     def use(lease: Lease, serial: str, random: Random) -> None:
         outcomes = service.measured(lease, serial)
