@@ -15,7 +15,7 @@ from device_agents.doctor import Finding, examine_local
 from device_agents.errors import DeviceFault
 from device_agents.local_device import LocalDevice, processor_name, runtime_is_installed
 from device_agents.loop import Agent
-from latency_contract.connection import NotThisService, ServiceConnection, ServiceRefused
+from latency_contract.connection import ServiceConnection, ServiceError
 
 app = typer.Typer(
     help="A device agent: leases jobs from the latency service and measures them on a device.",
@@ -51,7 +51,7 @@ def run(
     try:
         with ServiceConnection(service) as connection, LocalDevice() as local:
             Agent(connection, local, stop=stop, max_jobs=max_jobs).run()
-    except (DeviceFault, NotThisService, ServiceRefused) as error:
+    except (DeviceFault, ServiceError) as error:
         _fail(str(error))
 
 

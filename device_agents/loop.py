@@ -14,6 +14,7 @@ from device_agents.errors import DeviceFault, LeaseLost, Stopped
 from device_agents.heartbeats import Heartbeat
 from device_agents.rounds import MeasuringDevice, Outcome, measure
 from latency_contract.connection import (
+    NotAllowed,
     NotThisService,
     ServiceConnection,
     ServiceError,
@@ -46,6 +47,7 @@ class Agent:
         """Serve until told to stop. A service that is away is waited for.
 
         Raises:
+            NotAllowed: the service does not accept the token, or no longer; asking again would not help.
             ServiceRefused: the service does not accept this device.
             NotThisService: something else answers at its address.
         """
@@ -60,7 +62,7 @@ class Agent:
                 log.warning("%s Trying again.", error)
                 reported, wait_s = False, 1.0
             except (ServiceRefused, NotThisService) as error:
-                if not reported:
+                if not reported or isinstance(error, NotAllowed):
                     raise
                 log.warning("%s Reporting the device again.", error)  # another database now, or a proxy in between
                 reported, wait_s = False, 1.0
@@ -133,6 +135,8 @@ class Agent:
                 log.warning("%s Keeping %d outcomes and trying again.", error, len(outcomes))
                 if self._stop.is_set():
                     raise Stopped("the agent was told to stop while the service is away") from error
+            except NotAllowed:
+                raise
             except ServiceRefused as refusal:
                 if refusal.error == "StaleLease":
                     raise LeaseLost(str(refusal)) from refusal

@@ -17,6 +17,7 @@ from latency_service.converter import Converter
 from latency_service.database import AWAY, Database, reason
 from latency_service.errors import ServiceFault
 from latency_service.routes import devices, health, latencies, leases, model_files, tables
+from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Parts
 from latency_service.settings import Settings
 
@@ -33,6 +34,7 @@ def create_app(
     settings: Settings,
     clock: Callable[[], datetime] = utc_now,
     random: Random | None = None,
+    local_agent_secret: str | None = None,
 ) -> FastAPI:
     converter = Converter(database, settings=settings, clock=clock)
 
@@ -49,13 +51,14 @@ def create_app(
         version="1",
         lifespan=lifespan,
     )
-    app.state.parts = Parts(database, settings, converter, clock, random or Random())
-    for routes in (latencies, devices, tables, leases, model_files, health):
-        app.include_router(routes.router)
+    app.state.parts = Parts(database, settings, converter, clock, random or Random(), local_agent_secret)
+    for router in (r.router for r in (latencies, devices, tables, leases, model_files, health)):
+        assert all(isinstance(route, GuardedRoute) for route in router.routes), "what is not guarded is open to all"
+        app.include_router(router)
 
     @app.exception_handler(ServiceFault)
     def refuse(_: Request, fault: ServiceFault) -> JSONResponse:
-        return _error(fault.status, type(fault).__name__, str(fault))
+        return _error(fault.status, type(fault).__name__, str(fault), headers=fault.headers)
 
     @app.exception_handler(RequestValidationError)
     def refuse_malformed(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -80,5 +83,5 @@ def create_app(
     return app
 
 
-def _error(status: int, name: str, detail: str) -> JSONResponse:
-    return JSONResponse(ErrorBody(error=name, detail=detail).model_dump(), status_code=status)
+def _error(status: int, name: str, detail: str, *, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(ErrorBody(error=name, detail=detail).model_dump(), status_code=status, headers=headers)

@@ -1,8 +1,9 @@
-"""`padnas-service`: serve, migrate."""
+"""`padnas-service`: serve, migrate, token."""
 
 import contextlib
-import ipaddress
+import json
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -14,9 +15,12 @@ from typing import Annotated, NoReturn
 
 import typer
 import uvicorn
+from rich.console import Console
+from rich.table import Table
 from sqlalchemy.exc import DatabaseError
 
-from latency_service.app import create_app
+from latency_service import tokens
+from latency_service.app import create_app, utc_now
 from latency_service.database import Database, reason
 from latency_service.errors import SchemaMismatch
 from latency_service.settings import Settings
@@ -26,6 +30,11 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+token_app = typer.Typer(
+    help="Tokens: who may use the service. It asks for them as soon as one was created, running services included.",
+    no_args_is_help=True,
+)
+app.add_typer(token_app, name="token")
 AGENT_STOP_S = 20.0  # time for the local agent to give its lease back
 
 DatabaseUrl = Annotated[
@@ -51,31 +60,28 @@ def serve(
         bool, typer.Option("--with-local-agent", help="also run an agent that measures on this machine")
     ] = False,
 ) -> None:
-    """Serve REST until stopped. An empty database gets its schema; an older one is refused."""
+    """Serve REST until stopped. An empty database gets its schema; an older one is refused.
+
+    As long as no token was ever created, the service listens on this machine alone, and serves everybody there.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    if not _is_loopback(host):
-        _refuse(f"Without tokens the service listens on this machine alone, not on {host}. Use --host 127.0.0.1.")
     settings = Settings(database_url=database_url, host=host, port=port)
-    database = _open(database_url)
-    try:
-        if database.is_empty():
-            database.migrate()
-        database.check_schema()
-    except SchemaMismatch as error:
-        _refuse(str(error), status=1)
-    except DatabaseError as error:
-        _refuse(_cannot_open(database, error), status=1)
-    finally:
-        database.dispose()
+    with _prepared(database_url) as database, database.reading() as session:
+        if not settings.this_machine_alone and not tokens.valid(session):
+            _refuse(
+                f"Without tokens the service listens on this machine alone, not on {host}. Use --host 127.0.0.1, or"
+                f" create one: padnas-service token create --role client --name NAME --database-url {database.url}"
+            )
     # After its own shutdown uvicorn raises the signal again; this makes it an exit with status 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with _listen(host, port) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         typer.echo(f"latency service on {url}, database {database.url}")
-        config = uvicorn.Config(create_app(database, settings=settings), log_level="warning")
-        with _local_agent(url) if with_local_agent else contextlib.nullcontext() as agent:
+        secret = tokens.new_secret()
+        config = uvicorn.Config(create_app(database, settings=settings, local_agent_secret=secret), log_level="warning")
+        with _local_agent(url, secret) if with_local_agent else contextlib.nullcontext() as agent:
             _Server(config, agent).run(sockets=[listener])
 
 
@@ -92,17 +98,89 @@ def migrate(database_url: DatabaseUrl = Settings.database_url) -> None:
     typer.echo(f"{database.url} has the current schema")
 
 
+@token_app.command("create", epilog="Example: padnas-service token create --role client --name ana")
+def token_create(
+    role: Annotated[tokens.Role, typer.Option(help="agent: measures; client: wants latencies; admin: everything")],
+    name: Annotated[str, typer.Option(help="whose token it is; what a client wants is known by it")],
+    database_url: DatabaseUrl = Settings.database_url,
+) -> None:
+    """Create a token and print it, this once. What to do with it goes to standard error."""
+    with _prepared(database_url) as database, database.writing() as session:
+        first = not tokens.needed(session)
+        try:
+            secret = tokens.create(session, name=name, role=role, now=utc_now())
+        except ValueError as error:
+            _refuse(str(error), status=1)
+    typer.echo(f"Token '{name}', role {role}. It is stored nowhere and not shown again. {tokens.HOW_TO_SEND}", err=True)
+    if first:
+        typer.echo("It is the first one: from now on the service asks everybody for a token.", err=True)
+    typer.echo(secret)
+
+
+@token_app.command("list", epilog="Example: padnas-service token list --json")
+def token_list(
+    database_url: DatabaseUrl = Settings.database_url,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, for scripts")] = False,
+) -> None:
+    """List the valid tokens: name, role, when created, when last used (to the minute)."""
+    with _prepared(database_url) as database, database.reading() as session:
+        rows, needed = tokens.valid(session), tokens.needed(session)
+    if as_json:
+        listed = [
+            {
+                "name": row.name,
+                "role": row.role,
+                "created_at": row.created_at.isoformat(),
+                "last_used_at": row.last_used_at and row.last_used_at.isoformat(),
+            }
+            for row in rows
+        ]
+        typer.echo(json.dumps(listed))
+    elif rows:
+        lines = Table("name", "role", "created (UTC)", "last used (UTC)", box=None)
+        for row in rows:
+            used = f"{row.last_used_at:%Y-%m-%d %H:%M}" if row.last_used_at is not None else "never"
+            lines.add_row(row.name, row.role, f"{row.created_at:%Y-%m-%d %H:%M}", used)
+        Console(markup=False).print(lines)
+    elif needed:
+        typer.echo("No token is valid any more, so the service answers nobody. Create one: padnas-service token create")
+    else:
+        typer.echo("There are no tokens: the service answers everybody on this machine, and nobody else.")
+
+
+@token_app.command("revoke", epilog="Example: padnas-service token revoke ana")
+def token_revoke(
+    name: Annotated[str, typer.Argument(help="a name of `token list`")],
+    database_url: DatabaseUrl = Settings.database_url,
+) -> None:
+    """Revoke a token. Running services refuse it from the next request on."""
+    with _prepared(database_url) as database, database.writing() as session:
+        try:
+            tokens.revoke(session, name, now=utc_now())
+        except ValueError as error:
+            _refuse(str(error), status=1)
+    typer.echo(f"The token '{name}' is revoked")
+
+
+@contextlib.contextmanager
+def _prepared(database_url: str) -> Iterator[Database]:
+    """A database with this program's schema, which an empty one is given."""
+    database = _open(database_url)
+    try:
+        if database.is_empty():
+            database.migrate()
+        database.check_schema()
+        yield database
+    except SchemaMismatch as error:
+        _refuse(str(error), status=1)
+    except DatabaseError as error:
+        _refuse(_cannot_open(database, error), status=1)
+    finally:
+        database.dispose()
+
+
 def _cannot_open(database: Database, error: DatabaseError) -> str:
     return f"The database {database.url} cannot be opened: {reason(error)}."
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _open(database_url: str) -> Database:
@@ -125,11 +203,15 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _local_agent(url: str) -> Iterator[subprocess.Popen[bytes]]:
+def _local_agent(url: str, secret: str) -> Iterator[subprocess.Popen[bytes]]:
     """`padnas-agent run --device local` beside the service, ended with it at the latest."""
+    # By the environment, since everybody can read a process's arguments. It never leaves the machine.
+    environment = os.environ | {"PADNAS_TOKEN": secret, "PADNAS_TOKEN_OVER_HTTP": "yes"}
     command = [sys.executable, "-m", "device_agents", "run", "--service", url, "--device", "local"]
     # Its own session, so that Ctrl-C reaches it through us alone; a pipe, so that it ends with us, even by kill -9.
-    agent = subprocess.Popen([*command, "--stop-with-input"], stdin=subprocess.PIPE, start_new_session=True)
+    agent = subprocess.Popen(
+        [*command, "--stop-with-input"], stdin=subprocess.PIPE, start_new_session=True, env=environment
+    )
     try:
         yield agent
     finally:

@@ -53,13 +53,16 @@ def queue_missing(
     *,
     device_model: str,
     protocol: ProtocolRow,
+    owner: str = "",
+    max_waiting: int = Settings.max_waiting,
     now: datetime,
 ) -> list[LatencyEntry]:
-    """Queue what has no measurement; returns the entries as they are afterwards.
+    """Queue what has no measurement; returns the entries as they are afterwards. `owner` is the name of the token.
 
     A subject that failed is tried again too: whoever asks for it to be queued has read that it failed.
 
     Raises:
+        QueueFull: the client would wait for more than `max_waiting` jobs.
         UnknownModel: a TFLite file is to be measured whose bytes the service was never given.
     """
     wanted = {e.subject_id for e in entries if e.status != LatencyStatus.MEASURED}
@@ -82,9 +85,11 @@ def queue_missing(
         device_model=device_model,
         protocol=protocol,
         client=query.client,
+        owner=owner,
         purpose=query.purpose,
         now=now,
     )
+    queue.refuse_above(session, query.client, owner=owner, max_waiting=max_waiting)
     return look_up(session, query.subjects, device_model=device_model, protocol=protocol)
 
 

@@ -21,6 +21,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ACTIVE_STATES = "state IN ('queued', 'leased')"
+VALID_TOKEN = "revoked_at IS NULL"
+MAX_TOKEN_NAME = 50  # characters
 
 
 # Ids reach to 2^63 on the wire. SQLite numbers rows by itself only in a column of type INTEGER, which reaches as far.
@@ -158,7 +160,10 @@ class WantRow(Base):
     __tablename__ = "wants"
 
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
-    client: Mapped[str] = mapped_column(String(100), primary_key=True, index=True)
+    owner: Mapped[str] = mapped_column(String(MAX_TOKEN_NAME), primary_key=True, default="")  # its token's name
+    client: Mapped[str] = mapped_column(String(100), primary_key=True)
+
+    __table_args__ = (Index("ix_wants_client", "owner", "client"),)
 
 
 class MeasurementRow(Base):
@@ -204,3 +209,23 @@ class TableEntryRow(Base):
 
     version_id: Mapped[int] = mapped_column(ForeignKey("table_versions.id"), primary_key=True)
     measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), primary_key=True)
+
+
+class TokenRow(Base):
+    """Who may use the service, and as what. Revoked tokens are kept: where one was ever made, one is needed."""
+
+    __tablename__ = "tokens"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)  # of the token, which is stored nowhere
+    name: Mapped[str] = mapped_column(String(MAX_TOKEN_NAME))
+    role: Mapped[str] = mapped_column(String(20))
+    created_at: Mapped[datetime]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "uq_tokens_valid_name", "name", unique=True,
+            sqlite_where=text(VALID_TOKEN), postgresql_where=text(VALID_TOKEN),
+        ),
+    )  # fmt: skip

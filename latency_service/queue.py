@@ -18,13 +18,22 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, CursorResult, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, delete, exists, func, or_, select, text, update
 from sqlalchemy.orm import Session, aliased
 
 from latency_contract.jobs import JobState
 from latency_contract.tables import Purpose
-from latency_service.errors import StaleLease
-from latency_service.models import DeviceRow, JobRow, ModelRow, ModelState, ProtocolRow, SubjectRow, WantRow
+from latency_service.errors import QueueFull, StaleLease
+from latency_service.models import (
+    ACTIVE_STATES,
+    DeviceRow,
+    JobRow,
+    ModelRow,
+    ModelState,
+    ProtocolRow,
+    SubjectRow,
+    WantRow,
+)
 from latency_service.subjects import insert_if_absent, lock_subjects
 
 # What a running search waits for comes first, then table builds, oldest first.
@@ -58,10 +67,13 @@ def request(
     device_model: str,
     protocol: ProtocolRow,
     client: str,
+    owner: str = "",
     purpose: Purpose,
     now: datetime,
 ) -> None:
     """Queue one job for each subject that has no active one, and note that `client` wants them all.
+
+    `owner` is the name of the client's token: two clients of one name are two where their tokens are.
 
     The subjects are locked (`store_subjects`), so that none of them is measured or given up meanwhile.
     """
@@ -98,7 +110,7 @@ def request(
         update(JobRow).where(JobRow.id.in_(job_ids), JobRow.priority > priority).values(priority=priority),
         execution_options={"synchronize_session": False},
     )
-    wants = [{"job_id": job_id, "client": client} for job_id in job_ids]
+    wants = [{"job_id": job_id, "owner": owner, "client": client} for job_id in job_ids]
     if not wants:  # all were finished by a device or given up since the insertion
         return
     session.execute(insert_if_absent(session, WantRow).values(wants).on_conflict_do_nothing())
@@ -264,9 +276,34 @@ def expire_leases_of(session: Session, serial: str, *, now: datetime) -> None:
         session.execute(update(JobRow).where(JobRow.id.in_(held)).values(lease_expires_at=now))
 
 
-def withdraw(session: Session, client: str, *, subject_ids: Sequence[str] | None) -> int:
-    """A client wants these subjects (or any) no more; returns how many queued jobs are cancelled for it."""
-    mine = select(WantRow.job_id).where(WantRow.client == client)
+def refuse_above(session: Session, client: str, *, owner: str, max_waiting: int) -> None:
+    """To be asked after queueing. A token's clients are counted as one, whatever they call themselves.
+
+    Those who ask at the same moment do not see each other, and may get beyond the limit by what they ask for.
+
+    Raises:
+        QueueFull: it waits for more jobs than that.
+    """
+    mine = WantRow.owner == owner if owner else and_(WantRow.owner == "", WantRow.client == client)
+    waiting = select(func.count()).where(
+        text(f"jobs.{ACTIVE_STATES}"),  # as the index of active jobs has it; jobs that have ended are never looked at
+        exists().where(WantRow.job_id == JobRow.id, mine),
+    )
+    if (session.scalar(waiting.select_from(JobRow)) or 0) > max_waiting:
+        who = f"The token '{owner}'" if owner else f"The client '{client}'"
+        raise QueueFull(
+            f"{who} may wait for {max_waiting:,} measurements at a time, and this would be more. Nothing was queued;"
+            " ask again when some are measured, or release what you need no more (POST /v1/latencies/release)."
+        )
+
+
+def withdraw(session: Session, client: str, *, owner: str = "", subject_ids: Sequence[str] | None) -> int:
+    """A client wants these subjects (or any) no more; returns how many queued jobs are cancelled for it.
+
+    `owner` is the name of its token: what clients of other tokens want stays wanted, whatever they call themselves.
+    """
+    of_client = and_(WantRow.owner == owner, WantRow.client == client)
+    mine = select(WantRow.job_id).where(of_client)
     if subject_ids is not None:
         mine = mine.join(JobRow, JobRow.id == WantRow.job_id).where(JobRow.subject_id.in_(subject_ids))
     job_ids = list(session.scalars(mine))
@@ -275,7 +312,7 @@ def withdraw(session: Session, client: str, *, subject_ids: Sequence[str] | None
     # Whoever is about to want one of these jobs too has locked its subject, and is waited for, or waits.
     lock_subjects(session, session.scalars(select(JobRow.subject_id).where(JobRow.id.in_(job_ids))))
     _lock(session, JobRow.id.in_(job_ids))
-    session.execute(delete(WantRow).where(WantRow.client == client, WantRow.job_id.in_(job_ids)))
+    session.execute(delete(WantRow).where(of_client, WantRow.job_id.in_(job_ids)))
     unwanted = and_(
         JobRow.id.in_(job_ids),
         JobRow.state == JobState.QUEUED,

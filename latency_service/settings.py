@@ -1,5 +1,6 @@
 """Settings of the service, built once by the command line and passed down."""
 
+import ipaddress
 from dataclasses import dataclass
 
 
@@ -19,3 +20,15 @@ class Settings:
     conversion_claim_s: float = 15.0  # a converter renews its claim at a third of it; without, another one takes over
     conversion_timeout_s: float = 300.0  # a conversion not finished by then is given up
     max_conversion_attempts: int = 3
+    max_waiting: int = 10_000  # jobs that one client waits for; a large space has some hundred operators
+    token_use_s: float = 60.0  # that a token was used is written down this often at most
+
+    @property
+    def this_machine_alone(self) -> bool:
+        """Whether nobody but programs of this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

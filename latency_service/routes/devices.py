@@ -8,9 +8,10 @@ from latency_contract.devices import Device, DeviceReport, Serial
 from latency_contract.protocols import Protocol
 from latency_service import devices
 from latency_service.errors import UnknownDevice
+from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Reading, Service, Writing, refusals
 
-router = APIRouter(prefix="/v1/devices", tags=["devices"])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1/devices", tags=["devices"])
 
 REPORT_EXAMPLE = DeviceReport(
     serial="89AX0KCQ1",

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Body, Path, Response
 
 from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState
 from latency_service import devices, latencies, queue
+from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Service, Writing, refusals
 
-router = APIRouter(prefix="/v1", tags=["agents"])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["agents"])
 
 Token = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", examples=["0123456789abcdef0123456789abcdef"])]
 

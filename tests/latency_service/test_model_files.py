@@ -16,7 +16,7 @@ from latency_contract.tables import LatencyAnswer, LatencyQuery, LatencyStatus, 
 from latency_service import conversion_queue, devices, latencies, model_files
 from latency_service.database import Database
 from latency_service.errors import BodyTooLarge, InvalidModel, UnknownModel
-from latency_service.routes.dependencies import body_up_to
+
 from tests.conftest import Clock, sha256
 
 FILE = b"\x1c\x00\x00\x00TFL3 and whatever follows"
