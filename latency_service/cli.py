@@ -35,6 +35,7 @@ token_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(token_app, name="token")
+FROM_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a service that listens everywhere is found from here
 AGENT_STOP_S = 20.0  # time for the local agent to give its lease back
 
 DatabaseUrl = Annotated[
@@ -77,11 +78,12 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     with _listen(host, port) as listener:
-        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        typer.echo(f"latency service on {url}, database {database.url}")
+        bound_port = listener.getsockname()[1]
+        typer.echo(f"latency service on {_url(host, bound_port)}, database {database.url}")
         secret = tokens.new_secret()
         config = uvicorn.Config(create_app(database, settings=settings, local_agent_secret=secret), log_level="warning")
-        with _local_agent(url, secret) if with_local_agent else contextlib.nullcontext() as agent:
+        own_url = _url(FROM_HERE.get(host, host), bound_port)
+        with _local_agent(own_url, secret) if with_local_agent else contextlib.nullcontext() as agent:
             _Server(config, agent).run(sockets=[listener])
 
 
@@ -188,6 +190,10 @@ def _open(database_url: str) -> Database:
         return Database(database_url)
     except ValueError as error:
         _refuse(str(error))
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:

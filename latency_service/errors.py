@@ -31,18 +31,23 @@ class ServiceFault(Exception):
     headers: ClassVar[dict[str, str]] = {}
 
 
+# Who is refused before the body is read must not go on sending it: the service would have to receive it to the end.
+HANG_UP = {"Connection": "close"}
+
+
 class NoToken(ServiceFault):
     status = 401
-    headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012
+    headers: ClassVar = {"WWW-Authenticate": "Bearer"} | HANG_UP
 
 
 class InvalidToken(ServiceFault):
     status = 401
-    headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}  # noqa: RUF012
+    headers: ClassVar = {"WWW-Authenticate": 'Bearer error="invalid_token"'} | HANG_UP
 
 
 class WrongRole(ServiceFault):
     status = 403
+    headers: ClassVar = HANG_UP
 
 
 class UnknownDevice(ServiceFault):
@@ -79,11 +84,12 @@ class InvalidWeights(ServiceFault):
 
 class BodyTooLarge(ServiceFault):
     status = 413
+    headers: ClassVar = HANG_UP
 
 
 class QueueFull(ServiceFault):
     status = 429
-    headers = {"Retry-After": "60"}  # noqa: RUF012 - devices measure some hundred operators in this time
+    headers: ClassVar = {"Retry-After": "60"}  # devices measure some hundred operators in this time
 
 
 class ConversionFailed(ServiceFault):

@@ -28,6 +28,7 @@ from tests.postgresql import PostgresqlServer, running_server
 settings.register_profile("any machine", deadline=None)  # no test here is about time
 settings.load_profile("any machine")
 
+LIVE_SETTINGS = Settings(lease_s=3.0)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -164,11 +165,11 @@ def service_url(sqlite_service_url: str) -> str:
 
 
 @contextmanager
-def live_service(database_url: str) -> Iterator[str]:
+def live_service(database_url: str, *, settings: Settings = LIVE_SETTINGS) -> Iterator[str]:
     """A service on a free port of 127.0.0.1, with a real database and a real converter."""
     database = Database(database_url)
     database.migrate()
-    config = uvicorn.Config(create_app(database, settings=Settings(lease_s=3.0)), port=0, log_level="warning")
+    config = uvicorn.Config(create_app(database, settings=settings), port=0, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -103,7 +103,7 @@ def _admitted(parts: Parts, header: str | None, roles: frozenset[Role]) -> Calle
 
 def _caller(parts: Parts, header: str | None) -> Caller:
     scheme, _, secret = (header or "").partition(" ")
-    sent = secret.strip() if scheme.lower() == "bearer" else None
+    sent = secret.strip() or None if scheme.lower() == "bearer" else None
     own = parts.local_agent_secret
     if sent is not None and own is not None and compare_digest(sent.encode(), own.encode()):
         return LOCAL_AGENT

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,73 @@ def test_migrate_makes_the_schema(tmp_path: Path) -> None:
     database.dispose()
 
 
-def test_serving_beyond_this_machine_is_refused() -> None:
-    result = runner.invoke(app, ["serve", "--host", "0.0.0.0"])
+def test_serving_beyond_this_machine_without_tokens_is_refused_with_the_command_that_creates_one(
+    database_url: str,
+) -> None:
+    result = runner.invoke(app, ["serve", "--host", "0.0.0.0", "--database-url", database_url])
     assert result.exit_code == 2
     assert "Without tokens the service listens on this machine alone, not on 0.0.0.0" in result.stderr
+    assert "padnas-service token create --role client --name NAME" in result.stderr
+    create_token(database_url, "ana")
+    runner.invoke(app, ["token", "revoke", "ana", "--database-url", database_url])
+    assert runner.invoke(app, ["serve", "--host", "0.0.0.0", "--database-url", database_url]).exit_code == 2
+
+
+def create_token(database_url: str, name: str, role: str = "client") -> str:
+    command = ["token", "create", "--role", role, "--name", name, "--database-url", database_url]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_a_token_is_printed_alone_once_and_stored_nowhere(database: Database, database_url: str) -> None:
+    secret = create_token(database_url, "ana")
+    listed = runner.invoke(app, ["token", "list", "--database-url", database_url])
+    assert listed.stdout.split("\n")[1].split()[:2] == ["ana", "client"]
+    assert listed.stdout.split("\n")[1].split()[-1] == "never"
+    assert secret not in listed.output
+    with database.reading() as session:
+        (row,) = session.execute(text("SELECT * FROM tokens")).all()
+    assert secret not in str(row)
+    assert secret.removeprefix("padnas_") not in str(row)
+
+
+def test_the_first_token_is_announced_as_what_closes_the_service(tmp_path: Path) -> None:
+    command = ["token", "create", "--role", "admin", "--database-url", f"sqlite:///{tmp_path / 'new.db'}", "--name"]
+    assert "from now on the service asks everybody for a token" in runner.invoke(app, [*command, "one"]).stderr
+    assert "from now on" not in runner.invoke(app, [*command, "two"]).stderr
+
+
+def test_tokens_are_listed_as_json_while_they_are_valid(database_url: str) -> None:
+    command = ["token", "list", "--database-url", database_url]
+    assert "There are no tokens" in runner.invoke(app, command).stdout
+    create_token(database_url, "hub-1", "agent")
+    (token,) = json.loads(runner.invoke(app, [*command, "--json"]).stdout)
+    assert (token["name"], token["role"], token["last_used_at"]) == ("hub-1", "agent", None)
+    revoked = runner.invoke(app, ["token", "revoke", "hub-1", "--database-url", database_url])
+    assert revoked.stdout == "The token 'hub-1' is revoked\n"
+    assert json.loads(runner.invoke(app, [*command, "--json"]).stdout) == []
+    assert "No token is valid any more, so the service answers nobody" in runner.invoke(app, command).stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["create", "--role", "agent", "--name", "ana"], "There is a token 'ana' already. Choose another name, or fi"),
+        (["create", "--role", "agent", "--name", "a b"], "'a b' cannot be a token's name. Use 1 to 50 letters"),
+        (["revoke", "bob"], "There is no valid token 'bob'. Valid are: ana."),
+    ],
+)
+def test_what_cannot_be_done_with_a_token_is_a_sentence(database_url: str, command: list[str], sentence: str) -> None:
+    create_token(database_url, "ana")
+    result = runner.invoke(app, ["token", *command, "--database-url", database_url])
+    assert result.exit_code == 1
+    assert sentence in result.stderr
+
+
+def test_a_role_that_there_is_not_is_wrong_use(database_url: str) -> None:
+    command = ["token", "create", "--role", "root", "--name", "x", "--database-url", database_url]
+    assert runner.invoke(app, command).exit_code == 2
 
 
 def test_a_database_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
@@ -67,7 +131,7 @@ def test_a_text_that_is_no_database_url_is_wrong_use(command: str) -> None:
     assert "is not a database URL" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate"])
+@pytest.mark.parametrize("command", ["serve", "migrate", "token create", "token list", "token revoke"])
 def test_help_has_an_example(command: str) -> None:
-    result = runner.invoke(app, [command, "--help"])
+    result = runner.invoke(app, [*command.split(), "--help"])
     assert f"Example: padnas-service {command}" in result.stdout

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from latency_contract.devices import DeviceReport
 from latency_contract.measurements import Measurement
 from latency_contract.operators import IBConv
-from latency_service import devices, latencies, tables
+from latency_service import devices, latencies, tables, tokens
 from latency_service.database import AWAY, Database, alembic_config
 from latency_service.errors import SchemaMismatch
 from latency_service.models import Base, DeviceRow, JobRow, ModelFileRow, SubjectRow, WantRow
@@ -198,7 +198,9 @@ def test_migrations_go_back_and_forth_with_data_in_the_tables(
         session.flush()
         made = measurement(operator().id)
         row = latencies._measurement_row(job, made)
-        session.add_all([row, WantRow(job_id=job.id, client="me"), ModelFileRow(sha256="a", content=b"\0x")])
+        wants = [WantRow(job_id=job.id, owner=owner, client="me") for owner in ("", "ana", "bob")]
+        session.add_all([row, *wants, ModelFileRow(sha256="a", content=b"\0x")])
+        tokens.create(session, name="ana", role=tokens.Role.CLIENT, now=clock())
         session.flush()
         published = tables.publish(session, device_model=model, protocol=protocol, now=clock())
     for revision in [*_older_revisions(), "head"]:
@@ -211,6 +213,7 @@ def test_migrations_go_back_and_forth_with_data_in_the_tables(
         assert tables.find(session, published.table_id, version=1) == published
         assert latencies.measurement(session, published.entries[0].measurement_id) == made
         assert session.get_one(ModelFileRow, "a").content == b"\0x"
+        assert [(want.owner, want.client) for want in session.scalars(select(WantRow))] == [("", "me")]
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
