@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -85,7 +86,8 @@ def devices(as_json: JsonOption = False) -> None:
 
 def _wait_for_end_of_input(stop: threading.Event) -> None:
     """Whoever started this agent holds the other end, and lets go of it however it ends."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 4096):  # not the buffer, which an agent that ends could not close meanwhile
+        pass
     stop.set()
 
 

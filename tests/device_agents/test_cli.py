@@ -40,6 +40,14 @@ def test_an_address_that_is_none_is_a_sentence() -> None:
     assert "'localhost:8000' is not an address" in result.stderr
 
 
+def test_a_token_that_cannot_be_used_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADNAS_TOKEN", "padnas_secret")
+    result = runner.invoke(app, ["run", "--service", "http://farm.example:8000"])
+    assert result.exit_code == 1
+    assert "The token is not sent to http://farm.example:8000 over http" in result.stderr
+    assert "secret" not in result.output
+
+
 @pytest.mark.parametrize("command", ["run", "doctor", "devices"])
 def test_help_has_an_example(command: str) -> None:
     assert f"Example: padnas-agent {command}" in runner.invoke(app, [command, "--help"]).stdout

@@ -1,8 +1,10 @@
 """The agent's loop against a live service; only the device at its far end is scripted."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,15 @@ import pytest
 from device_agents.errors import DeviceFault, SubjectFault
 from device_agents.loop import Agent
 from device_agents.rounds import Identity, Readings
-from latency_contract.connection import ServiceConnection, ServiceRefused
+from latency_contract.connection import NotAllowed, ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
 from latency_contract.jobs import LeaseReport, LeaseRequest
 from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import IBConv
 from latency_contract.tables import LatencyAnswer, LatencyEntry, LatencyQuery, LatencyStatus
-from tests.conftest import sha256
+from latency_service import tokens
+from latency_service.database import Database
+from tests.conftest import live_service, sha256
 
 Make = Callable[..., IBConv]
 PATIENCE_S = 60.0
@@ -272,3 +276,55 @@ def test_a_device_that_the_service_does_not_accept_ends_the_agent(bench: Bench) 
     agent = Agent(bench.connection, device, stop=bench.stop, max_jobs=16)
     with pytest.raises(ServiceRefused, match="model: String should match pattern"):
         agent.run()
+
+
+@pytest.mark.parametrize("when", ["idle", "measuring", "reporting"])
+def test_an_agent_whose_token_is_revoked_says_so_and_ends(
+    when: str,
+    migrated_sqlite: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    report: Callable[..., DeviceReport],
+    operator: Make,
+) -> None:
+    """Wherever it learns of it; and it does not go on asking."""
+    database = Database(f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path / 'service.db')}")
+    with database.writing() as session:
+        now = datetime.now(UTC)
+        secret = tokens.create(session, name="hub", role=tokens.Role.AGENT, now=now)
+        monkeypatch.setenv("PADNAS_TOKEN", tokens.create(session, name="me", role=tokens.Role.CLIENT, now=now))
+
+    def revoke(_: object = None) -> float:
+        with database.writing() as session:
+            if "hub" in [row.name for row in tokens.valid(session)]:
+                tokens.revoke(session, "hub", now=datetime.now(UTC))
+        return 1.0
+
+    refused: list[str] = []
+
+    class Watched(Overheard):
+        def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+            if when == "reporting" and path.endswith("/report"):
+                revoke()
+            try:
+                response = super().request(method, path, **options)
+            except NotAllowed:
+                refused.append(path)
+                raise
+            if when == "idle" and response.status_code == 204:
+                revoke()
+            return response
+
+    with live_service(str(database.url)) as url:
+        bench = Bench(url, "revoked", report)
+        monkeypatch.setenv("PADNAS_TOKEN", secret)
+        with Watched(url, bench) as connection:
+            device = Scripted(bench.report, revoke if when == "measuring" else lambda _: 1.0)
+            connection.ask("PUT", "/v1/devices/revoked", Device, body=bench.report)
+            if when != "idle":
+                bench.queue(operator())
+            with pytest.raises(NotAllowed, match="The token 'hub' was revoked"):
+                Agent(connection, device, stop=bench.stop, max_jobs=16).run()
+        bench.connection.close()
+    database.dispose()
+    assert len(refused) == 1

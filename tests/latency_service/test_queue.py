@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from sqlalchemy import select
@@ -14,7 +14,7 @@ from latency_contract.operators import IBConv
 from latency_contract.tables import Purpose
 from latency_service import conversion_queue, devices, queue
 from latency_service.database import Database
-from latency_service.errors import StaleLease
+from latency_service.errors import QueueFull, StaleLease
 from latency_service.models import DeviceRow, JobRow, ModelRow, ModelState
 from latency_service.subjects import protocol_row, store_subjects
 from tests.conftest import Clock
@@ -39,7 +39,12 @@ class Farm:
             yield session
 
     def request(
-        self, *operators: IBConv, client: str = "me", purpose: Purpose = Purpose.TABLE, ready: bool = True
+        self,
+        *operators: IBConv,
+        client: str = "me",
+        owner: str = "",
+        purpose: Purpose = Purpose.TABLE,
+        ready: bool = True,
     ) -> None:
         """Queue operators, their models converted unless said otherwise."""
         ids = [operator.id for operator in operators]
@@ -52,6 +57,7 @@ class Farm:
                 device_model="Pixel 3",
                 protocol=protocol_row(session, devices.known(session, "A1").protocol_id),
                 client=client,
+                owner=owner,
                 purpose=purpose,
                 now=self.clock(),
             )
@@ -294,6 +300,33 @@ def test_a_job_that_somebody_else_wants_is_not_cancelled(farm: Farm, operator: M
     with farm.writing() as session:
         assert queue.withdraw(session, "other", subject_ids=None) == 1
     assert [state for _, state, _ in farm.jobs()] == [JobState.CANCELLED]
+
+
+def test_clients_of_one_name_with_two_tokens_are_two(farm: Farm, operator: Make) -> None:
+    farm.request(operator(), owner="ana")
+    farm.request(operator(), owner="bob")
+    for owner, cancelled in (("", 0), ("bob", 0), ("bob", 0), ("ana", 1)):
+        with farm.writing() as session:
+            assert queue.withdraw(session, "me", owner=owner, subject_ids=None) == cancelled
+
+
+@pytest.mark.parametrize(
+    ("owner", "client", "full"),
+    [("", "me", True), ("", "other", False), ("ana", "me", True), ("ana", "other", True), ("bob", "me", False)],
+)
+def test_what_a_client_waits_for_is_counted_by_token_or_without_tokens_by_name(
+    farm: Farm, operator: Make, owner: str, client: str, full: bool
+) -> None:
+    waiting = [operator(height=height) for height in (1, 2, 3)]
+    farm.request(*waiting, owner="ana")
+    farm.request(*waiting)
+    with farm.writing() as session, nullcontext() if not full else pytest.raises(QueueFull, match="wait for 2 meas"):
+        queue.refuse_above(session, client, owner=owner, max_waiting=2)
+    with farm.writing() as session:
+        queue.refuse_above(session, client, owner=owner, max_waiting=3)
+    farm.complete(farm.lease())
+    with farm.writing() as session:
+        queue.refuse_above(session, client, owner=owner, max_waiting=2)
 
 
 def test_a_leased_job_is_not_cancelled(farm: Farm, operator: Make) -> None:
