@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from random import Random
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
@@ -82,6 +82,11 @@ def at_work(session: Session, *, device_model: str, protocol_id: str, settings: 
         DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s),
     )
     return session.scalar(seen.limit(1)) is not None
+
+
+def note_seen(session: Session, serial: str, *, now: datetime) -> None:
+    """An agent has asked for work, in vain."""
+    session.execute(update(DeviceRow).where(DeviceRow.serial == serial).values(last_seen_at=now))
 
 
 def idle_wait_s(session: Session, *, settings: Settings, random: Random, now: datetime) -> int:

@@ -1,7 +1,7 @@
 """Answering "how long does this operator take there?", and taking in what devices measured."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -93,10 +93,8 @@ def queue_missing(
     return look_up(session, query.subjects, device_model=device_model, protocol=protocol)
 
 
-def nothing_to_lease(session: Session, device: DeviceRow, *, settings: Settings, now: datetime) -> bool:
-    """Whether `lease` would do nothing at all, not even note that the device was seen. Reads alone."""
-    if device.last_seen_at <= now - timedelta(seconds=settings.seen_s):
-        return False
+def nothing_to_lease(session: Session, device: DeviceRow, *, now: datetime) -> bool:
+    """Whether `lease` would find nothing. Reads alone, for the many who ask in vain."""
     at_rest = device.blocked_until is not None and device.blocked_until > now
     return at_rest or not queue.work_for(session, device, now=now)
 

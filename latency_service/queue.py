@@ -183,7 +183,7 @@ def claim(
 
 
 def work_for(session: Session, device: DeviceRow, *, now: datetime) -> bool:
-    """Whether `claim` would find something for a device. Reads alone, for the many who ask in vain."""
+    """Whether `claim` would find something for a device. Reads alone."""
     return bool(session.scalar(select(exists().where(_eligible(JobRow, device, now)))))
 
 

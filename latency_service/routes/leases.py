@@ -31,12 +31,16 @@ def lease_jobs(
     settings, now, lease = service.settings, service.clock(), None
     with service.database.reading() as session:
         device = devices.known(session, request.serial)
-        idle = latencies.nothing_to_lease(session, device, settings=settings, now=now)
+        idle = latencies.nothing_to_lease(session, device, now=now)
+        seen_s_ago = (now - device.last_seen_at).total_seconds()
         wait_s = devices.idle_wait_s(session, settings=settings, random=service.random, now=now)
     if not idle:
         with service.database.writing() as session:
             device = devices.known(session, request.serial)
             lease = latencies.lease(session, device, max_jobs=request.max_jobs, settings=settings, now=now)
+    elif seen_s_ago > settings.seen_s:
+        with service.database.writing() as session:
+            devices.note_seen(session, request.serial, now=now)
     if lease is None:
         return Response(status_code=204, headers={"Retry-After": str(wait_s)})  # type: ignore[return-value]
     return lease

@@ -253,27 +253,21 @@ def statements(database: Database) -> Iterator[list[str]]:
 
 
 @pytest.mark.usefixtures("laboratory")
-def test_an_agent_that_asks_in_vain_costs_three_questions_and_no_writing(database: Database, clock: Clock) -> None:
-    service = create_app(database, settings=SETTINGS, clock=clock).state.parts
-    with statements(database) as sent:
-        response: Any = lease_jobs(LeaseRequest(serial="A1"), service)
-    assert response.status_code == 204
-    assert [word for word in (statement.split()[0] for statement in sent) if word != "BEGIN"] == ["SELECT"] * 3
-
-
-def test_an_agent_that_asks_in_vain_is_noted_every_few_seconds(
-    laboratory: Laboratory, database: Database, clock: Clock
+def test_an_agent_that_asks_in_vain_costs_three_questions_and_is_noted_every_few_seconds(
+    database: Database, clock: Clock
 ) -> None:
-    def nothing() -> bool:
-        with database.reading() as session:
-            device = devices.known(session, "A1")
-            return latencies.nothing_to_lease(session, device, settings=SETTINGS, now=clock())
+    service = create_app(database, settings=SETTINGS, clock=clock).state.parts
 
-    assert nothing()
+    def sent() -> list[str]:
+        with statements(database) as texts:
+            response: Any = lease_jobs(LeaseRequest(serial="A1"), service)
+        assert response.status_code == 204
+        return [word for word in (text.split()[0] for text in texts) if word != "BEGIN"]
+
+    assert sent() == ["SELECT"] * 3
     clock.advance(SETTINGS.seen_s + 1)
-    assert not nothing()
-    assert laboratory.lease() is None
-    assert nothing()
+    assert sent() == ["SELECT"] * 3 + ["UPDATE"]
+    assert sent() == ["SELECT"] * 3
     with database.reading() as session:
         assert devices.known(session, "A1").last_seen_at == clock()
 
@@ -281,21 +275,18 @@ def test_an_agent_that_asks_in_vain_is_noted_every_few_seconds(
 def test_there_is_something_to_lease_when_a_job_waits_or_its_lease_has_run_out(
     laboratory: Laboratory, database: Database, clock: Clock, operator: Make
 ) -> None:
-    settings = Settings(seen_s=1e9)
-
     def nothing() -> bool:
         with database.reading() as session:
-            device = devices.known(session, "A1")
-            return latencies.nothing_to_lease(session, device, settings=settings, now=clock())
+            return latencies.nothing_to_lease(session, devices.known(session, "A1"), now=clock())
 
     laboratory.ask(operator(), queue_missing=True)
     assert not nothing()
     laboratory.leased()
     assert nothing()
-    clock.advance(settings.lease_s + 1)
+    clock.advance(SETTINGS.lease_s + 1)
     assert not nothing()
     with database.writing() as session:
-        devices.open_breaker(devices.known(session, "A1"), fault="51 °C", settings=settings, now=clock())
+        devices.open_breaker(devices.known(session, "A1"), fault="51 °C", settings=SETTINGS, now=clock())
     assert nothing()
 
 
