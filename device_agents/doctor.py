@@ -53,7 +53,7 @@ def _pinning(device: LocalDevice) -> Check:
 
 
 def _governor(device: LocalDevice) -> Check:
-    governor = device.readings().governor
+    governor = device.state().governor
     if governor is None:
         return Check("governor", Finding.WARNING, "cannot be read here", "none needed on a virtual machine")
     if governor != "performance":

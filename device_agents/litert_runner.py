@@ -1,53 +1,127 @@
 """The process that runs models: LiteRT's interpreter with one thread, pinned to one core.
 
-It does what it is told through a pipe and nothing else, so that a model which brings it down brings nothing else
-down. The one module that imports LiteRT.
+It is given a plan of turns and tells its steps one by one: on this machine through a pipe (`serve`), on a Linux board
+as a script that reads a file and writes one (`main`). A model that brings it down brings nothing else down, and the
+last step says which model that was. It imports nothing of this package, because a board has only this file. The one
+module that imports LiteRT.
 """
 
 import gc
+import json
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 INPUT_SEED = 0  # every run of every model sees the same image of normally distributed values
+REFERENCE = -1  # index of the reference operator among a plan's models
+CPU = Path("/sys/devices/system/cpu")
 
-
-class RunBlock(NamedTuple):
-    path: str  # of a TFLite file
-    warmup_ms: float
-    block_ms: float
-    min_runs: int
-    max_runs: int
-
-
-class Refusal(NamedTuple):
-    """The model cannot be loaded or run."""
-
-    reason: str
+Step = list[Any]  # its kind, then what turns.py says of it
 
 
 def serve(pipe: Connection, core: int | None) -> None:
-    """Answer each RunBlock with its samples in ns, or a Refusal, until the other end closes.
-
-    The first message sent is the list of cores that the kernel allows this process, read back after pinning.
-    """
+    """Answer each plan with its steps, until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to answer
-    if core is not None:
-        os.sched_setaffinity(0, {core})
-    pipe.send(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [])
-    gc.disable()  # nothing here makes cycles, and a collection in the middle of a block would be timed
+    pipe.send(pin(core))
     while True:
         try:
-            request: RunBlock = pipe.recv()
+            plan = pipe.recv()
         except EOFError:
             return
+        for step in run(plan, core):
+            pipe.send(step)
+
+
+def main(plan_file: str, result_file: str) -> None:
+    """Run the plan in one file; every step is a line of the other, written before the next one is begun."""
+    plan = json.loads(Path(plan_file).read_text())
+    with Path(result_file).open("w") as result:
+        for step in chain([pin(plan["core"])], run(plan, plan["core"])):
+            result.write(json.dumps(step) + "\n")
+            result.flush()  # to the kernel, which keeps it whatever becomes of this process
+
+
+def pin(core: int | None) -> Step:
+    """Keep this process on one core; tells the cores that the kernel allows it, read back after pinning."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    return ["pinned", sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []]
+
+
+def run(plan: dict[str, Any], core: int | None) -> Iterator[Step]:
+    """The plan's turns: each model that still has rounds left, between two blocks of the reference operator.
+
+    A plan has `reference` and `models` (path and rounds of each) and the protocol's `warmup_ms`, `block_ms`,
+    `reference_block_ms`, `min_runs`, `max_runs`; and `block_limit_s`, after which a block has hung.
+    """
+    gc.disable()  # nothing here makes cycles, and a collection in the middle of a block would be timed
+    began = time.monotonic()
+    refused = set[int]()
+
+    def block(index: int, path: str, block_ms: float) -> Iterator[Step]:
+        yield ["started", index]
+        at_s = time.monotonic() - began
         try:
-            pipe.send(_run_block(request))
+            yield ["ran", index, at_s, _run_block(path, plan, block_ms), None]
         except (ValueError, RuntimeError, MemoryError) as error:
-            pipe.send(Refusal(f"{type(error).__name__}: {error}"))
+            refused.add(index)
+            yield ["refused", index, f"LiteRT refuses this model: {type(error).__name__}: {error}"]
+
+    yield ["state", state(core)]
+    yield from block(REFERENCE, plan["reference"], plan["reference_block_ms"])
+    for turn in range(max(rounds for _, rounds in plan["models"])):
+        for index, (path, rounds) in enumerate(plan["models"]):
+            if turn < rounds and index not in refused and REFERENCE not in refused:
+                yield from block(index, path, plan["block_ms"])
+                if index not in refused:
+                    yield from block(REFERENCE, plan["reference"], plan["reference_block_ms"])
+                    yield ["state", state(core)]
+    yield ["done"]
+
+
+def state(core: int | None) -> dict[str, Any]:
+    """What of the processor's state can be read here; the names are those of DeviceState."""
+    frequency = CPU / f"cpu{core}/cpufreq"
+    temperatures = [_number(zone) for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    readable = [t / 1000 for t in temperatures if t is not None]
+    return {
+        "governor": _text(frequency / "scaling_governor"),
+        "frequency_khz": _number(frequency / "scaling_cur_freq"),
+        "max_frequency_khz": _number(frequency / "scaling_max_freq"),
+        "temperature_c": max(readable, default=None),
+    }
+
+
+def _run_block(path: str, plan: dict[str, Any], block_ms: float) -> list[float]:
+    """Load the model, warm up, then time runs until `block_ms` is over: milliseconds of each.
+
+    Where the model's memory happens to lie changes its latency by some percent. Loading it anew for every block
+    makes that a difference between rounds, which the interval sees, and not one between measurements.
+    """
+    if hasattr(signal, "alarm"):
+        signal.alarm(plan["block_limit_s"])  # a model that hangs inside the runtime can be ended by nothing else
+    invoke = _load(path)
+    now = time.perf_counter_ns
+    warm_until = now() + int(plan["warmup_ms"] * 1e6)
+    while now() < warm_until:
+        invoke()
+    samples: list[int] = []
+    end = now() + int(block_ms * 1e6)
+    started = now()
+    while (started < end and len(samples) < plan["max_runs"]) or len(samples) < plan["min_runs"]:
+        invoke()
+        finished = now()
+        samples.append(finished - started)
+        started = finished
+    if hasattr(signal, "alarm"):
+        signal.alarm(0)
+    return [nanoseconds / 1e6 for nanoseconds in samples]
 
 
 def _load(path: str) -> Callable[[], None]:
@@ -60,27 +134,21 @@ def _load(path: str) -> Callable[[], None]:
         values = np.random.default_rng(INPUT_SEED).standard_normal(tensor["shape"], dtype=np.float32)
         interpreter.set_tensor(tensor["index"], values)
     interpreter.invoke()  # XNNPACK packs the weights in the first run
-    run: Callable[[], None] = interpreter.invoke
-    return run
+    invoke: Callable[[], None] = interpreter.invoke
+    return invoke
 
 
-def _run_block(request: RunBlock) -> list[int]:
-    """Load the model, warm up, then time runs until `block_ms` is over: at least `min_runs`, at most `max_runs`.
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
 
-    Where the model's memory happens to lie changes its latency by some percent. Loading it anew for every block
-    makes that a difference between rounds, which the interval sees, and not one between measurements.
-    """
-    invoke = _load(request.path)
-    now = time.perf_counter_ns
-    warm_until = now() + int(request.warmup_ms * 1e6)
-    while now() < warm_until:
-        invoke()
-    samples: list[int] = []
-    end = now() + int(request.block_ms * 1e6)
-    started = now()
-    while (started < end and len(samples) < request.max_runs) or len(samples) < request.min_runs:
-        invoke()
-        finished = now()
-        samples.append(finished - started)
-        started = finished
-    return samples
+
+def _number(path: Path) -> int | None:
+    text = _text(path) or ""
+    return int(text) if text.isdigit() else None
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

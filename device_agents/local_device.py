@@ -9,22 +9,27 @@ import multiprocessing
 import os
 import platform
 import re
+import signal
 import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from device_agents import litert_runner
-from device_agents.errors import DeviceFault, SubjectFault
-from device_agents.litert_runner import Refusal, RunBlock
-from device_agents.rounds import Identity, Readings
+from device_agents.errors import DeviceFault
+from device_agents.rounds import Identity
+from device_agents.turns import Crashes, Done, Pinned, Plan, Ran, Refused, Step, TurnReader, Visit, parse_step
 from latency_contract.devices import DeviceKind, DeviceReport
+from latency_contract.measurements import DeviceState
 from latency_contract.protocols import Cores, Protocol
 
 RUNTIME = "litert"
 DISTRIBUTION = "ai-edge-litert"
 START_S = 60.0  # for the runner to start
-BLOCK_S = 120.0  # to load a model, beside the block's own length; one that hangs longer is at fault
+GRACE_S = 10.0  # after which a runner that should have ended a hanging block itself is ended
 CPU = Path("/sys/devices/system/cpu")
 
 
@@ -36,6 +41,7 @@ class LocalDevice:
         library = _runtime_library()
         self.core = fastest_core()
         self._runner: _Runner | None = None
+        self._crashes = Crashes()
         self._lock = _lock_machine()
         self.identity = Identity(
             serial=machine_serial(),
@@ -71,41 +77,40 @@ class LocalDevice:
                 runtime=RUNTIME,
                 runtime_version=runtime_version(),
                 cores=Cores.UNPINNED if self.core is None else Cores.ONE_LARGE,
+                core_mask=self.identity.core_mask,
             ),
         )
 
-    def readings(self) -> Readings:
-        frequency = CPU / f"cpu{self.core}/cpufreq"
-        khz = _read(frequency / "scaling_cur_freq")
-        zones = [_read(zone) for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
-        temperatures = [int(text) / 1000 for text in zones if text is not None]
-        return Readings(
-            governor=_read(frequency / "scaling_governor"),
-            frequency_khz=None if khz is None else int(khz),
-            temperature_c=max(temperatures, default=None),
-        )
+    def state(self) -> DeviceState:
+        return DeviceState(**litert_runner.state(self.core))
 
-    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int, max_runs: int) -> list[float]:
-        """Milliseconds of each timed run. A runner that dies or hangs is started again and asked once more.
+    def wait_until_fit(self, check: Callable[[], None]) -> None:
+        """Nothing is waited for: what a computer's state does to a block shows in its rounds."""
+
+    def run(self, plan: Plan, check: Callable[[], None]) -> Iterator[Visit | Refused]:
+        """Run a plan. A runner that dies or hangs ends the run; a model on which that happens twice is refused.
 
         Raises:
-            SubjectFault: the model was refused, or the runner died or hung on it twice.
-            DeviceFault: the runner cannot be started or pinned.
+            DeviceFault: the runner cannot be started or pinned, or the reference operator does not run.
         """
-        request = RunBlock(str(model), warmup_ms, block_ms, min_runs, max_runs)
-        for attempt in (1, 2):
-            self._runner = self._runner or _Runner(self.core)
-            try:
-                answer = self._runner.ask(request, timeout_s=BLOCK_S + (warmup_ms + block_ms) / 1000)
-            except RunnerEnded as end:
+        runner = self._runner = self._runner or _Runner(self.core)
+        reader = TurnReader(datetime.now(UTC))
+        try:
+            for step in runner.steps(plan.document(core=self.core), check):
+                result = reader.read(step)
+                if result is not None:
+                    yield result
+                if isinstance(step, Ran):
+                    self._crashes.ran(plan.model(step.position))
+        except RunnerEnded as end:
+            if reader.running is not None:
+                refused = self._crashes.crashed(plan.model(reader.running), reader.running, str(end))
+                if refused is not None:
+                    yield refused
+        finally:
+            if not reader.done:  # it died, or is in the middle of what nobody waits for any more
+                runner.end()
                 self._runner = None
-                if attempt == 2:
-                    raise SubjectFault(f"The runner {end} on this model, twice.") from end
-                continue
-            if isinstance(answer, Refusal):
-                raise SubjectFault(f"LiteRT refuses this model: {answer.reason}")
-            return [nanoseconds / 1e6 for nanoseconds in answer]
-        raise AssertionError("the loop returns or raises")
 
 
 class RunnerEnded(Exception):
@@ -122,37 +127,50 @@ class _Runner:
         self._process.start()
         theirs.close()
         try:
-            allowed = self._receive(START_S)
+            pinned = self._receive(START_S, check=lambda: None)
         except RunnerEnded as end:
-            raise DeviceFault(f"The runner {end} when it was started.") from end
-        if core is not None and allowed != [core]:
             self.end()
-            raise DeviceFault(f"The runner was to be pinned to core {core}, but the kernel lets it run on {allowed}.")
+            raise DeviceFault(f"The runner {end} when it was started.") from end
+        if core is not None and pinned != Pinned("pinned", [core]):
+            self.end()
+            raise DeviceFault(f"The runner was to be pinned to core {core}, but the kernel lets it run on {pinned}.")
 
-    def ask(self, request: RunBlock, *, timeout_s: float) -> list[int] | Refusal:
-        """Samples in nanoseconds, or the refusal of the model. Raises RunnerEnded."""
+    def steps(self, plan: dict[str, Any], check: Callable[[], None]) -> Iterator[Step]:
+        """What the runner does of a plan, to its end. Raises RunnerEnded."""
         with contextlib.suppress(BrokenPipeError):  # it has ended; receiving tells how
-            self._pipe.send(request)
-        answer: list[int] | Refusal = self._receive(timeout_s)
-        return answer
+            self._pipe.send(plan)
+        limit_s = plan["block_limit_s"] + GRACE_S
+        step: Step | None = None
+        while not isinstance(step, Done):
+            step = self._receive(limit_s, check=check)
+            yield step
 
     def end(self) -> None:
         self._pipe.close()
         self._process.kill()
         self._process.join()
 
-    def _receive(self, timeout_s: float) -> Any:
+    def _receive(self, timeout_s: float, *, check: Callable[[], None]) -> Step:
+        deadline = time.monotonic() + timeout_s
         try:
-            if not self._pipe.poll(timeout_s):
-                self.end()
-                raise RunnerEnded(f"did not answer within {timeout_s:.0f} s")
-            return self._pipe.recv()
+            while not self._pipe.poll(1.0):
+                check()
+                if time.monotonic() > deadline:
+                    raise RunnerEnded(f"did not answer within {timeout_s:.0f} s")
+            check()
+            return parse_step(self._pipe.recv())
         except (EOFError, ConnectionResetError) as error:
             self._process.join()
-            code = self._process.exitcode
-            self.end()
-            how = f"was ended by signal {-code}" if code is not None and code < 0 else f"exited with status {code}"
-            raise RunnerEnded(how) from error
+            raise RunnerEnded(ending(self._process.exitcode)) from error
+
+
+def ending(status: int | None) -> str:
+    """How a process ended, from its exit status, negative for a signal."""
+    if status == -signal.SIGALRM:
+        return "did not finish a block in time"
+    if status is not None and status < 0:
+        return f"was ended by signal {-status}"
+    return f"exited with status {status}"
 
 
 def fastest_core() -> int | None:

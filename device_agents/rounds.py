@@ -1,42 +1,37 @@
-"""Rounds: in which order a batch of subjects is run, and when each has been run enough.
+"""Rounds: how often each subject of a batch is run, and when each has been run enough.
 
-Every round of a subject is one block of runs between two blocks of the reference operator. Rounds of different
-subjects take turns, so that a slow minute of the device falls on all of them a little and on none of them entirely:
-
-    reference A reference B reference C reference A reference B …
-
-It knows no device: what runs a block is declared here and implemented elsewhere.
+Rounds of different subjects take turns (turns.py), so that a slow minute of the device falls on all of them a little
+and on none of them entirely. It knows no device: what runs turns is declared here and implemented elsewhere.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 from typing import Protocol as Interface
 
 from pydantic import ValidationError
 
-from device_agents.errors import DeviceFault, SubjectFault
+from device_agents.errors import DeviceFault
+from device_agents.turns import Plan, Refused, Visit
 from latency_contract.errors import validation_sentence
 from latency_contract.jobs import MAX_REASON, Failed, LeasedJob, Measured
-from latency_contract.measurements import Measurement, Provenance, Round, estimate_of
+from latency_contract.measurements import (
+    MAX_REJECTED,
+    DeviceState,
+    Measurement,
+    Provenance,
+    RejectedRound,
+    Round,
+    estimate_of,
+)
 from latency_contract.protocols import Protocol
 
+FRUITLESS = 3  # calls in a row in which the device finished no round, after which it is at fault
+
 Outcome = Measured | Failed
-
-
-class Readings(NamedTuple):
-    """State of the device's processor at one moment. None where it cannot be read."""
-
-    governor: str | None
-    frequency_khz: int | None
-    temperature_c: float | None
-
-    @property
-    def unreadable(self) -> tuple[str, ...]:
-        return tuple(name for name, value in self._asdict().items() if value is None)
 
 
 class Identity(NamedTuple):
@@ -56,10 +51,15 @@ class MeasuringDevice(Interface):
     @property
     def identity(self) -> Identity: ...
 
-    def readings(self) -> Readings: ...
+    def wait_until_fit(self, check: Callable[[], None]) -> None:
+        """Return when nothing speaks against measuring. Raises DeviceFault when that takes too long."""
+        ...
 
-    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int, max_runs: int) -> list[float]:
-        """Load a TFLite file and run it: milliseconds of each timed run. Raises SubjectFault or DeviceFault."""
+    def run(self, plan: Plan, check: Callable[[], None]) -> Iterator[Visit | Refused]:
+        """Run a plan; what comes of it, in order. May end before the plan does, after a disturbance that is over.
+
+        Raises DeviceFault. `check` is called every second at least, and ends the run by raising.
+        """
         ...
 
 
@@ -67,8 +67,11 @@ class MeasuringDevice(Interface):
 class _Progress:
     job: LeasedJob
     started_at: datetime
-    readings_before: Readings
     rounds: list[Round] = field(default_factory=list)
+    rejected: list[RejectedRound] = field(default_factory=list)
+    before: DeviceState | None = None
+    after: DeviceState | None = None
+    refusal: str | None = None
 
 
 def measure(
@@ -80,78 +83,88 @@ def measure(
     device: MeasuringDevice,
     check: Callable[[], None],
 ) -> Iterator[list[Outcome]]:
-    """Run rounds until every job has an outcome; yields the outcomes of each turn as they come.
+    """Run rounds until every job has an outcome; yields outcomes as they come.
 
-    `models` are the jobs' TFLite files by SHA-256. `check` is called before every round and ends the batch by raising.
+    `models` are the jobs' TFLite files by SHA-256, named by it.
 
     Raises:
         DeviceFault: the device's, or the reference operator does not run; jobs without an outcome are unharmed.
     """
-    pending = [_Progress(job, datetime.now(UTC), device.readings()) for job in jobs]
+    pending = [_Progress(job, datetime.now(UTC)) for job in jobs]
+    fruitless = 0
     while pending:
-        before_ms = _reference_ms(device, reference, protocol)
-        outcomes: dict[int, Outcome] = {}
-        for progress in pending:
-            check()
-            started_at = datetime.now(UTC)
-            try:
-                samples = _block(device, models[progress.job.model_sha256], protocol.block_ms, protocol)
-            except SubjectFault as fault:
-                outcomes[progress.job.job_id] = Failed(job_id=progress.job.job_id, error=str(fault)[:MAX_REASON])
-                continue
-            after_ms = _reference_ms(device, reference, protocol)
-            progress.rounds.append(_round(started_at, samples, before_ms=before_ms, after_ms=after_ms))
-            before_ms = after_ms
-            if _enough(progress.rounds, protocol):
-                measurement = _measurement(progress, protocol, device)
-                outcomes[progress.job.job_id] = Measured(job_id=progress.job.job_id, measurement=measurement)
-        pending = [progress for progress in pending if progress.job.job_id not in outcomes]
-        yield list(outcomes.values())
+        check()
+        device.wait_until_fit(check)
+        wanted = [(models[p.job.model_sha256], _rounds_wanted(p.rounds, protocol)) for p in pending]
+        rejection: str | None = None
+        came = 0
+        for result in device.run(Plan(reference, wanted, protocol), check):
+            progress = pending[result.position]
+            if isinstance(result, Refused):
+                progress.refusal = result.reason
+                came += 1
+            elif result.rejected is not None:
+                rejection = result.rejected
+                progress.rejected.append(_rejected(result, result.rejected))
+            else:
+                progress.rounds.append(_round(result))
+                progress.before = progress.before or result.before
+                progress.after = result.after
+                came += 1
+        fruitless = 0 if came else fruitless + 1
+        if fruitless >= FRUITLESS:
+            raise DeviceFault(f"The device finished no round in {FRUITLESS} attempts: {rejection or 'it was cut off'}.")
+        outcomes = [_outcome(p, protocol, device.identity) for p in pending if _enough(p, protocol)]
+        pending = [p for p in pending if not _enough(p, protocol)]
+        yield outcomes
 
 
-def _enough(rounds: Sequence[Round], protocol: Protocol) -> bool:
-    """The stopping rule: inside the target after `min_rounds`, or at the cap."""
+def _enough(progress: _Progress, protocol: Protocol) -> bool:
+    return progress.refusal is not None or _rounds_wanted(progress.rounds, protocol) == 0
+
+
+def _rounds_wanted(rounds: Sequence[Round], protocol: Protocol) -> int:
+    """How many more: 0 inside the target after `min_rounds`, or at the cap.
+
+    In between, as many as would bring the interval inside the target if rounds go on as before (a floor's half-width
+    falls as 1/n), but at most half as many again, since that is a guess.
+    """
     rule = protocol.stopping
-    if len(rounds) < rule.min_rounds:
-        return False
-    if len(rounds) >= rule.max_rounds:
-        return True
-    return estimate_of(tuple(rounds), confidence=rule.confidence).relative_half_width <= rule.target
+    done = len(rounds)
+    if done < rule.min_rounds:
+        return rule.min_rounds - done
+    width = estimate_of(tuple(rounds), confidence=rule.confidence).relative_half_width
+    if width <= rule.target or done >= rule.max_rounds:
+        return 0
+    promising = max(math.ceil(done * width / rule.target) - done, 1)
+    return min(promising, done // 2, rule.max_rounds - done)
 
 
-def _block(device: MeasuringDevice, model: Path, block_ms: float, protocol: Protocol) -> list[float]:
-    return device.run_block(
-        model,
-        warmup_ms=protocol.warmup_ms,
-        block_ms=block_ms,
-        min_runs=protocol.min_runs,
-        max_runs=protocol.max_runs,
-    )
-
-
-def _reference_ms(device: MeasuringDevice, reference: Path, protocol: Protocol) -> float:
-    try:
-        return median(_block(device, reference, protocol.reference_block_ms, protocol))
-    except SubjectFault as fault:
-        raise DeviceFault(f"The reference operator does not run here: {fault}") from fault
-
-
-def _round(started_at: datetime, samples: Sequence[float], *, before_ms: float, after_ms: float) -> Round:
+def _round(visit: Visit) -> Round:
     """Raises DeviceFault for a reading that cannot be a time: 0, negative, infinite or not a number."""
     try:
         return Round(
-            started_at=started_at,
-            samples_ms=tuple(samples),
-            reference_before_ms=before_ms,
-            reference_after_ms=after_ms,
+            started_at=visit.started_at,
+            samples_ms=tuple(visit.samples_ms),
+            summary_of=visit.summary_of,
+            reference_before_ms=visit.reference_before_ms,
+            reference_after_ms=visit.reference_after_ms,
         )
     except ValidationError as error:
         reasons = validation_sentence(error.errors())
         raise DeviceFault(f"The device gave readings that cannot be times: {reasons}") from error
 
 
-def _measurement(progress: _Progress, protocol: Protocol, device: MeasuringDevice) -> Measurement:
-    before, after, identity = progress.readings_before, device.readings(), device.identity
+def _rejected(visit: Visit, reason: str) -> RejectedRound:
+    return RejectedRound(round=_round(visit), reason=reason, before=visit.before, after=visit.after)
+
+
+def _outcome(progress: _Progress, protocol: Protocol, identity: Identity) -> Outcome:
+    if progress.refusal is not None:
+        return Failed(job_id=progress.job.job_id, error=progress.refusal[:MAX_REASON])
+    before, after = progress.before, progress.after
+    assert before is not None, "there are rounds"
+    assert after is not None, "there are rounds"
     provenance = Provenance(
         device_serial=identity.serial,
         os_build=identity.os_build,
@@ -160,18 +173,17 @@ def _measurement(progress: _Progress, protocol: Protocol, device: MeasuringDevic
         runner=identity.runner,
         runner_sha256=identity.runner_sha256,
         core_mask=identity.core_mask,
-        governor=after.governor,
-        frequency_before_khz=before.frequency_khz,
-        frequency_after_khz=after.frequency_khz,
-        temperature_before_c=before.temperature_c,
-        temperature_after_c=after.temperature_c,
+        before=before,
+        after=after,
         unreadable=after.unreadable,
         started_at=progress.started_at,
         finished_at=datetime.now(UTC),
     )
-    return Measurement.from_rounds(
+    measurement = Measurement.from_rounds(
         tuple(progress.rounds),
         subject_id=progress.job.subject.id,
         stopping=protocol.stopping,
         provenance=provenance,
+        rejected=tuple(progress.rejected[-MAX_REJECTED:]),
     )
+    return Measured(job_id=progress.job.job_id, measurement=measurement)

@@ -17,6 +17,7 @@ Serial = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.:-]+$
 class DeviceKind(StrEnum):
     LOCAL = "local"  # the machine that the agent runs on
     ANDROID = "android"  # a phone over ADB
+    BOARD = "board"  # a Linux board over ADB
 
 
 class DeviceReport(Contract):

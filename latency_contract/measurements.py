@@ -20,6 +20,7 @@ from latency_contract.protocols import StoppingRule
 MAX_LATENCY_MS = 600_000.0  # ten minutes; anything slower is a hung device, not a latency
 MAX_ROUNDS = 1000
 MAX_SAMPLES = 10_000  # in one block
+MAX_REJECTED = 100  # rounds kept as evidence of what disturbed a measurement
 
 Milliseconds = Annotated[float, Field(gt=0, le=MAX_LATENCY_MS, allow_inf_nan=False)]
 
@@ -45,16 +46,43 @@ class Round(Contract):
 
     started_at: AwareDatetime
     samples_ms: Annotated[tuple[Milliseconds, ...], Field(min_length=1, max_length=MAX_SAMPLES)]
+    summary_of: Annotated[int, Field(ge=1)] | None = None  # runs behind the one number of a program that gives no more
     reference_before_ms: Milliseconds  # median of the reference operator's block
     reference_after_ms: Milliseconds
 
     @cached_property
-    def median_ms(self) -> float:
+    def block_ms(self) -> float:
+        """What stands for the block: the median of its samples, or the one number that its program gave."""
         return median(self.samples_ms)
+
+    @model_validator(mode="after")
+    def _one_number_sums_up(self) -> Self:
+        if self.summary_of is not None and len(self.samples_ms) != 1:
+            raise ValueError(f"a summary of {self.summary_of} runs is one number, not {len(self.samples_ms)}")
+        return self
+
+
+class DeviceState(Contract):
+    """What can disturb a measurement, as it was at one moment. None where the device does not let it be read."""
+
+    governor: str | None = None  # of the measuring core, as are the frequencies
+    frequency_khz: int | None = None
+    max_frequency_khz: int | None = None  # the cap of the moment; below the core's own maximum when throttled
+    temperature_c: float | None = None  # of the hottest processor core
+    thermal_status: int | None = None  # Android's, 0 none to 6 shutdown
+    cooling_state: int | None = None  # of the processor's cooling devices the highest; above 0 they slow it down
+    battery_pct: int | None = None
+    battery_c: float | None = None
+    charging: bool | None = None
+    screen_on: bool | None = None
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        return tuple(name for name, value in self if value is None)
 
 
 class Provenance(Contract):
-    """Where a number comes from. A reading that the device does not give is None and named in `unreadable`."""
+    """Where a number comes from."""
 
     device_serial: str
     os_build: str
@@ -63,14 +91,20 @@ class Provenance(Contract):
     runner: str  # the program that timed the runs, and its version
     runner_sha256: Sha256  # of the binary that executed the model
     core_mask: str  # hexadecimal, verified after pinning
-    governor: str | None
-    frequency_before_khz: int | None
-    frequency_after_khz: int | None
-    temperature_before_c: float | None
-    temperature_after_c: float | None
-    unreadable: tuple[str, ...]
+    before: DeviceState
+    after: DeviceState
+    unreadable: tuple[str, ...]  # readings, and so gates, that the device does not have
     started_at: Moment
     finished_at: Moment
+
+
+class RejectedRound(Contract):
+    """A round that does not count, and why: the device was too hot, throttled, or changed in the middle."""
+
+    round: Round
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+    before: DeviceState
+    after: DeviceState
 
 
 class Measurement(Contract):
@@ -81,11 +115,18 @@ class Measurement(Contract):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     verdict: Verdict
     rounds: Annotated[tuple[Round, ...], Field(min_length=MIN_ROUNDS, max_length=MAX_ROUNDS)]
+    rejected: Annotated[tuple[RejectedRound, ...], Field(max_length=MAX_REJECTED)] = ()  # evidence; not in the number
     provenance: Provenance
 
     @classmethod
     def from_rounds(
-        cls, rounds: tuple[Round, ...], *, subject_id: str, stopping: StoppingRule, provenance: Provenance
+        cls,
+        rounds: tuple[Round, ...],
+        *,
+        subject_id: str,
+        stopping: StoppingRule,
+        provenance: Provenance,
+        rejected: tuple[RejectedRound, ...] = (),
     ) -> "Measurement":
         """The measurement that these rounds make under a stopping rule."""
         estimate = estimate_of(rounds, confidence=stopping.confidence)
@@ -97,6 +138,7 @@ class Measurement(Contract):
             confidence=stopping.confidence,
             verdict=Verdict.STEADY if estimate.relative_half_width <= stopping.target else Verdict.UNSTEADY,
             rounds=rounds,
+            rejected=rejected,
             provenance=provenance,
         )
 
@@ -114,4 +156,4 @@ class Measurement(Contract):
 
 
 def estimate_of(rounds: tuple[Round, ...], *, confidence: float) -> Estimate:
-    return floor_estimate([r.median_ms for r in rounds], confidence=confidence)
+    return floor_estimate([r.block_ms for r in rounds], confidence=confidence)

@@ -36,6 +36,13 @@ class Cores(StrEnum):
     UNPINNED = "unpinned"  # wherever the scheduler puts it; for systems that cannot pin
 
 
+class BlockStatistic(StrEnum):
+    """The number that stands for a block of runs. Median and mean of the same runs differ; a table has one kind."""
+
+    MEDIAN = "median"
+    MEAN = "mean"  # of programs that report no median, as older builds of benchmark_model
+
+
 class StoppingRule(Contract):
     """When a subject has been measured enough.
 
@@ -56,6 +63,8 @@ class Protocol(Contract):
     precision: Precision = Precision.FLOAT32
     threads: Annotated[int, Field(ge=1, le=64)] = 1
     cores: Cores = Cores.ONE_LARGE
+    core_mask: Annotated[str, Field(pattern=r"^[0-9a-f]{0,16}$")] = ""  # which core that is, hexadecimal; "": any
+    statistic: BlockStatistic = BlockStatistic.MEDIAN
     reference: IBConv = REFERENCE_OPERATOR
     warmup_ms: Annotated[float, Field(ge=0, le=10_000)] = 2.0  # untimed runs that open every block, one at least
     block_ms: Annotated[float, Field(gt=0, le=60_000)] = 25.0  # timed runs of one block

@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from latency_contract.connection import ServiceConnection
 from latency_contract.devices import DeviceKind, DeviceReport
-from latency_contract.measurements import Measurement, Provenance, Round
+from latency_contract.measurements import DeviceState, Measurement, Provenance, Round
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
 from latency_service.app import create_app
@@ -135,9 +135,8 @@ def measurement() -> Callable[..., Measurement]:
         )
         provenance = Provenance(
             device_serial=serial, os_build="12", soc="SDM845", model_sha256=model_sha256, runner="test",
-            runner_sha256="1" * 64, core_mask="80", governor=None, frequency_before_khz=None,
-            frequency_after_khz=None, temperature_before_c=None, temperature_after_c=None,
-            unreadable=("governor", "frequency_khz", "temperature_c"), started_at=START, finished_at=START,
+            runner_sha256="1" * 64, core_mask="80", before=DeviceState(), after=DeviceState(),
+            unreadable=DeviceState().unreadable, started_at=START, finished_at=START,
         )  # fmt: skip
         stopping = Protocol(runtime="litert", runtime_version="2.3.0").stopping
         return Measurement.from_rounds(rounds, subject_id=subject_id, stopping=stopping, provenance=provenance)

@@ -11,24 +11,46 @@ class CannotPin:
     @staticmethod
     def serve(pipe: Connection, core: int | None) -> None:
         del core
-        pipe.send([0, 1, 2])
+        pipe.send(["pinned", [0, 1, 2]])
 
 
 class Dies:
-    """A model that brings LiteRT down: the runner kills itself when it is asked to run."""
+    """A model that brings LiteRT down: the runner kills itself in the middle of the second model's block."""
 
     @staticmethod
     def serve(pipe: Connection, core: int | None) -> None:
-        pipe.send([core])
+        pipe.send(["pinned", [core]])
         pipe.recv()
+        pipe.send(["started", 1])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesOnTheReference:
+    @staticmethod
+    def serve(pipe: Connection, core: int | None) -> None:
+        pipe.send(["pinned", [core]])
+        pipe.recv()
+        pipe.send(["started", -1])
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Hangs:
-    """A model that never ends."""
+    """A model that never ends, and a runner that cannot even be ended by its own alarm."""
 
     @staticmethod
     def serve(pipe: Connection, core: int | None) -> None:
-        pipe.send([core])
+        pipe.send(["pinned", [core]])
         pipe.recv()
+        pipe.send(["started", 1])
+        signal.pause()
+
+
+class Babbles:
+    """A runner that says what no runner says."""
+
+    @staticmethod
+    def serve(pipe: Connection, core: int | None) -> None:
+        pipe.send(["pinned", [core]])
+        pipe.recv()
+        pipe.send(["ran", 0, "soon"])
         signal.pause()

@@ -2,19 +2,23 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import tensorflow as tf
 
 from device_agents import local_device
-from device_agents.errors import DeviceFault, SubjectFault
+from device_agents.errors import DeviceFault, Stopped
 from device_agents.local_device import LocalDevice, fastest_core
+from device_agents.turns import Plan, Refused, Visit
 from latency_contract.operators import IBConv
+from latency_contract.protocols import Protocol
 from latency_service.tflite_converter import convert
 from tests.device_agents import faulty_runners
 
 Make = Callable[..., IBConv]
+QUICK = {"warmup_ms": 1.0, "block_ms": 5.0, "reference_block_ms": 1.0}
 
 
 @pytest.fixture
@@ -30,10 +34,16 @@ def model(tmp_path: Path, operator: Make) -> Path:
     return path
 
 
-def run(
-    device: LocalDevice, model: Path, *, block_ms: float = 5.0, min_runs: int = 5, max_runs: int = 1000
-) -> list[float]:
-    return device.run_block(model, warmup_ms=1.0, block_ms=block_ms, min_runs=min_runs, max_runs=max_runs)
+def run(device: LocalDevice, reference: Path, *models: Path, rounds: int = 1, **changes: Any) -> list[Visit | Refused]:
+    """What comes of some rounds of some models (by default, of the reference operator itself)."""
+    protocol = Protocol(runtime="litert", runtime_version="2.3.0", **(QUICK | changes))
+    plan = Plan(reference, [(model, rounds) for model in models or (reference,)], protocol)
+    return list(device.run(plan, check=lambda: None))
+
+
+def visit(result: Visit | Refused) -> Visit:
+    assert isinstance(result, Visit)
+    return result
 
 
 def runner_of(device: LocalDevice) -> psutil.Process:
@@ -42,18 +52,26 @@ def runner_of(device: LocalDevice) -> psutil.Process:
 
 
 def test_a_block_gives_a_positive_time_for_every_run(device: LocalDevice, model: Path) -> None:
-    samples = run(device, model)
+    samples = visit(run(device, model)[0]).samples_ms
     assert len(samples) >= 5
     assert all(0 < sample < 1000 for sample in samples)
     assert sum(samples) >= 5.0 * 0.9
 
 
 def test_a_slow_model_still_gets_the_fewest_runs(device: LocalDevice, model: Path) -> None:
-    assert len(run(device, model, block_ms=0.001, min_runs=7)) == 7
+    assert len(visit(run(device, model, block_ms=0.001, min_runs=7)[0]).samples_ms) == 7
 
 
 def test_a_fast_model_gets_no_more_than_the_most_runs(device: LocalDevice, model: Path) -> None:
-    assert len(run(device, model, block_ms=1000.0, max_runs=9)) == 9
+    assert len(visit(run(device, model, block_ms=1000.0, max_runs=9)[0]).samples_ms) == 9
+
+
+def test_models_take_turns(device: LocalDevice, model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.tflite"
+    other.write_bytes(model.read_bytes())
+    results = [visit(result) for result in run(device, model, model, other, rounds=2)]
+    assert [result.position for result in results] == [0, 1, 0, 1]
+    assert sorted(result.started_at for result in results) == [result.started_at for result in results]
 
 
 def test_the_runner_is_pinned_to_one_core(device: LocalDevice, model: Path) -> None:
@@ -70,32 +88,37 @@ def test_a_pin_that_does_not_hold_is_the_devices_fault(
         run(device, model)
 
 
-def test_a_corrupt_model_is_the_subjects_fault(device: LocalDevice, model: Path, tmp_path: Path) -> None:
+def test_a_corrupt_model_is_the_subjects_fault_and_costs_its_neighbours_nothing(
+    device: LocalDevice, model: Path, tmp_path: Path
+) -> None:
     corrupt = tmp_path / "corrupt.tflite"
     corrupt.write_bytes(b"\x00" * 16 + model.read_bytes()[16:])
-    with pytest.raises(SubjectFault, match="LiteRT refuses this model"):
-        run(device, corrupt)
-    assert run(device, model)
+    refused, *rest = run(device, model, corrupt, model, rounds=2)
+    assert isinstance(refused, Refused)
+    assert refused.reason.startswith("LiteRT refuses this model")
+    assert [visit(result).position for result in rest] == [1, 1]
 
 
-def test_a_model_of_whole_numbers_is_the_subjects_fault(device: LocalDevice, tmp_path: Path) -> None:
+def test_a_model_of_whole_numbers_is_the_subjects_fault(device: LocalDevice, model: Path, tmp_path: Path) -> None:
     """Whoever gives a file to be measured may give a quantised one."""
     add_one = tf.function(lambda x: x + 1, input_signature=[tf.TensorSpec((1, 8), tf.int32)])
     converter = tf.lite.TFLiteConverter.from_concrete_functions([add_one.get_concrete_function()], tf.Module())
     path = tmp_path / "int32.tflite"
     path.write_bytes(converter.convert())
-    with pytest.raises(SubjectFault, match="Got value of type FLOAT32 but expected type INT32"):
-        run(device, path)
+    (refused,) = run(device, model, path)
+    assert isinstance(refused, Refused)
+    assert "Got value of type FLOAT32 but expected type INT32" in refused.reason
 
 
-def test_a_missing_model_is_the_subjects_fault(device: LocalDevice, tmp_path: Path) -> None:
-    with pytest.raises(SubjectFault, match="LiteRT refuses this model"):
-        run(device, tmp_path / "gone.tflite")
+def test_a_reference_that_does_not_load_is_the_devices_fault(device: LocalDevice, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DeviceFault, match="The reference operator does not run here: LiteRT refuses this model"):
+        run(device, tmp_path / "gone.tflite", model)
 
 
-def test_a_runner_killed_between_blocks_is_started_again(device: LocalDevice, model: Path) -> None:
+def test_a_runner_killed_between_runs_is_started_again(device: LocalDevice, model: Path) -> None:
     run(device, model)
     runner_of(device).kill()
+    run(device, model)
     assert run(device, model)
 
 
@@ -103,20 +126,68 @@ def test_a_model_that_ends_the_runner_twice_is_at_fault(
     device: LocalDevice, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_device, "litert_runner", faulty_runners.Dies)
-    with pytest.raises(SubjectFault, match="The runner was ended by signal 9 on this model, twice"):
-        run(device, model)
+    assert run(device, model, model, model) == []
+    assert run(device, model, model, model) == [
+        Refused("refused", 1, "The runner was ended by signal 9 on this model, twice.")
+    ]
     monkeypatch.undo()
-    assert run(device, model)
+    assert len(run(device, model)) == 1
+
+
+def test_a_reference_that_ends_the_runner_twice_is_the_devices_fault(
+    device: LocalDevice, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_device, "litert_runner", faulty_runners.DiesOnTheReference)
+    assert run(device, model) == []
+    with pytest.raises(DeviceFault, match="the runner was ended by signal 9 on it, twice"):
+        run(device, model)
+
+
+def test_a_model_that_hangs_is_ended_by_the_runners_alarm(
+    device: LocalDevice, model: Path, tmp_path: Path, operator: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of ten seconds is taken to hang after one."""
+    monkeypatch.setattr("device_agents.turns.block_limit_s", lambda _: 1)
+    slow = tmp_path / "slow.tflite"
+    slow.write_bytes(convert(operator(height=56, width=56, in_channels=64, out_channels=64, expansion=6)))
+    assert run(device, model, slow, block_ms=10_000.0) == []
+    assert run(device, model, slow, block_ms=10_000.0) == [
+        Refused("refused", 0, "The runner did not finish a block in time on this model, twice.")
+    ]
 
 
 def test_a_hung_runner_is_ended_by_its_deadline(
     device: LocalDevice, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_device, "BLOCK_S", 0.05)
+    monkeypatch.setattr("device_agents.turns.BLOCK_LIMIT_S", 0)
+    monkeypatch.setattr(local_device, "GRACE_S", 0.05)
     monkeypatch.setattr(local_device, "litert_runner", faulty_runners.Hangs)
-    with pytest.raises(SubjectFault, match="did not answer within 0 s on this model, twice"):
-        run(device, model)
+    for _ in range(2):
+        results = run(device, model, model, model)
+    (refused,) = results
+    assert isinstance(refused, Refused)
+    assert "did not answer within 0 s on this model, twice" in refused.reason
     assert [p for p in psutil.Process().children() if p.status() == psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_runner_that_babbles_is_the_devices_fault(
+    device: LocalDevice, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_device, "litert_runner", faulty_runners.Babbles)
+    with pytest.raises(DeviceFault, match="says something unintelligible"):
+        run(device, model)
+    monkeypatch.undo()
+    assert run(device, model)
+
+
+def test_a_check_that_raises_ends_the_run_and_nothing_of_it_is_left_over(device: LocalDevice, model: Path) -> None:
+    def stop() -> None:
+        raise Stopped("enough")
+
+    protocol = Protocol(runtime="litert", runtime_version="2.3.0")
+    with pytest.raises(Stopped):
+        list(device.run(Plan(model, [(model, 50)], protocol), check=stop))
+    assert len(run(device, model)) == 1
 
 
 def test_the_runner_ends_with_the_device(model: Path) -> None:
@@ -138,3 +209,4 @@ def test_the_report_says_what_is_measured_under_what(device: LocalDevice) -> Non
     assert report.serial.startswith("host-")
     assert (report.protocol.runtime, report.protocol.delegate, report.protocol.threads) == ("litert", "xnnpack", 1)
     assert report.protocol.runtime_version == local_device.runtime_version()
+    assert report.protocol.core_mask == device.identity.core_mask

@@ -11,7 +11,6 @@ import pytest
 
 from device_agents.errors import DeviceFault, SubjectFault
 from device_agents.loop import Agent
-from device_agents.rounds import Identity, Readings
 from latency_contract.connection import ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
 from latency_contract.jobs import LeaseReport, LeaseRequest
@@ -19,27 +18,11 @@ from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import IBConv
 from latency_contract.tables import LatencyAnswer, LatencyEntry, LatencyQuery, LatencyStatus
 from tests.conftest import sha256
+from tests.device_agents.scripted_device import ScriptedDevice
 
 Make = Callable[..., IBConv]
 PATIENCE_S = 60.0
 SHORT_LEASE_S = 3.0  # as the live service is set up
-
-
-class Scripted:
-    """A device whose every block takes what `behave` says, given the bytes of the model."""
-
-    def __init__(self, report: DeviceReport, behave: Callable[[Path], float]) -> None:
-        self.report = report
-        self.identity = Identity(report.serial, "12", "SDM845", "scripted", "1" * 64, "80")
-        self.behave = behave
-        self.blocks = 0
-
-    def readings(self) -> Readings:
-        return Readings(None, None, None)
-
-    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int, max_runs: int) -> list[float]:  # noqa: ARG002
-        self.blocks += 1
-        return [self.behave(model)] * 3
 
 
 class Overheard(ServiceConnection):
@@ -81,14 +64,14 @@ class Bench:
         self.say_that_results_are_of: str | None = None
         self.thread: threading.Thread | None = None
 
-    def start(self, behave: Callable[[Path], float]) -> Scripted:
-        device = Scripted(self.report, behave)
+    def start(self, behave: Callable[[Path], float]) -> ScriptedDevice:
+        device = ScriptedDevice(behave, report=self.report)
         self.thread = threading.Thread(target=self._run, args=(device,))
         self.thread.start()
         self.wait_for(self._known, "the device is not reported")
         return device
 
-    def _run(self, device: Scripted) -> None:
+    def _run(self, device: ScriptedDevice) -> None:
         with Overheard(self.url, self) as connection:
             Agent(connection, device, stop=self.stop, max_jobs=16).run()
 
@@ -184,7 +167,7 @@ def test_a_device_fault_returns_the_job_and_the_device_rests(bench: Bench, opera
     assert bench.device().last_fault == "the phone is at 51 °C"
     assert bench.device().blocked_until is not None
     assert bench.ask(operator())[0].status == LatencyStatus.QUEUED
-    assert device.blocks == 1
+    assert len(device.ran) == 1
 
 
 def test_an_agent_told_to_stop_gives_its_lease_back(bench: Bench, operator: Make) -> None:
@@ -268,7 +251,7 @@ def test_a_model_that_arrives_damaged_is_not_measured(bench: Bench, operator: Ma
 
 def test_a_device_that_the_service_does_not_accept_ends_the_agent(bench: Bench) -> None:
     bench.report = bench.report.model_copy(update={"model": "<script>"})
-    device = Scripted(bench.report, lambda _: 1.0)
+    device = ScriptedDevice(lambda _: 1.0, report=bench.report)
     agent = Agent(bench.connection, device, stop=bench.stop, max_jobs=16)
     with pytest.raises(ServiceRefused, match="model: String should match pattern"):
         agent.run()

@@ -7,36 +7,37 @@ from pathlib import Path
 import pytest
 
 from device_agents.errors import DeviceFault, Stopped, SubjectFault
-from device_agents.rounds import Identity, Outcome, Readings, measure
+from device_agents.rounds import Outcome, measure
+from device_agents.turns import Visit
+from latency_contract.devices import DeviceKind, DeviceReport
 from latency_contract.jobs import MAX_REASON, Failed, LeasedJob, Measured
-from latency_contract.measurements import Verdict
+from latency_contract.measurements import DeviceState, Verdict
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol, StoppingRule
+from tests.device_agents.scripted_device import ScriptedDevice
 
 Make = Callable[..., IBConv]
 REFERENCE = Path("reference")
 PROTOCOL = Protocol(
     runtime="litert", runtime_version="2.3.0", stopping=StoppingRule(target=0.02, min_rounds=5, max_rounds=8)
 )
+REPORT = DeviceReport(
+    serial="A1", model="Pixel 3", kind=DeviceKind.ANDROID, soc="SDM845", os_build="12", protocol=PROTOCOL
+)
 
 
-class Scripted:
-    """A device that answers each block from its model's script, and writes down what it ran."""
+def scripted(**scripts: Iterator[float | Exception]) -> ScriptedDevice:
+    """A device that answers each block from its model's script."""
+    scripts = {"reference": repeat(1.0), **scripts}
 
-    def __init__(self, **scripts: Iterator[float | Exception]) -> None:
-        self.scripts = {"reference": repeat(1.0), **scripts}
-        self.ran: list[str] = []
-        self.identity = Identity("A1", "12", "SDM845", "scripted", "1" * 64, "80")
-
-    def readings(self) -> Readings:
-        return Readings("performance", None, 31.5)
-
-    def run_block(self, model: Path, *, warmup_ms: float, block_ms: float, min_runs: int, max_runs: int) -> list[float]:  # noqa: ARG002
-        self.ran.append(model.name)
-        answer = next(self.scripts[model.name])
+    def answer(model: Path) -> float:
+        answer = next(scripts[model.name])
         if isinstance(answer, Exception):
             raise answer
-        return [answer * 1.5, answer, answer * 0.9]  # the median is the answer
+        return answer
+
+    state = DeviceState(governor="performance", temperature_c=31.5)
+    return ScriptedDevice(answer, report=REPORT, state=lambda: state)
 
 
 def jobs(operator: Make, count: int = 1) -> tuple[list[LeasedJob], dict[str, Path]]:
@@ -49,7 +50,7 @@ def jobs(operator: Make, count: int = 1) -> tuple[list[LeasedJob], dict[str, Pat
 
 
 def run(
-    device: Scripted, operator: Make, *, count: int = 1, check: Callable[[], None] = lambda: None
+    device: ScriptedDevice, operator: Make, *, count: int = 1, check: Callable[[], None] = lambda: None
 ) -> dict[int, Outcome]:
     leased, models = jobs(operator, count)
     turns = measure(leased, protocol=PROTOCOL, models=models, reference=REFERENCE, device=device, check=check)
@@ -62,50 +63,58 @@ def measured(outcome: Outcome) -> Measured:
 
 
 def test_rounds_of_subjects_take_turns_between_blocks_of_the_reference(operator: Make) -> None:
-    device = Scripted(a=repeat(1.0), b=repeat(2.0))
+    device = scripted(a=repeat(1.0), b=repeat(2.0))
     run(device, operator, count=2)
-    assert device.ran == ["reference", "a", "reference", "b", "reference"] * 5
+    assert device.ran == ["reference", *["a", "reference", "b", "reference"] * 5]
 
 
 def test_a_steady_subject_stops_at_the_fewest_rounds(operator: Make) -> None:
-    outcome = measured(run(Scripted(a=repeat(1.0)), operator)[1]).measurement
+    outcome = measured(run(scripted(a=repeat(1.0)), operator)[1]).measurement
     assert (outcome.verdict, len(outcome.rounds), outcome.latency_ms) == (Verdict.STEADY, 5, 1.0)
 
 
 def test_a_noisy_subject_gets_more_rounds_until_it_is_steady(operator: Make) -> None:
     noisy = chain([1.3, 1.6, 1.0, 1.2], repeat(1.001))
-    outcome = measured(run(Scripted(a=noisy), operator)[1]).measurement
+    outcome = measured(run(scripted(a=noisy), operator)[1]).measurement
     assert outcome.verdict == Verdict.STEADY
-    assert len(outcome.rounds) == 6
+    assert len(outcome.rounds) == 7
+
+
+def test_how_many_more_rounds_are_run_follows_from_the_interval(operator: Make) -> None:
+    """A wide interval asks for half as many rounds again, then the device is asked how it stands."""
+    device = scripted(a=iter([1.0, 1.2, 1.4, 1.6, 1.8, 1.0, 1.0, 1.0]))
+    run(device, operator)
+    assert device.waits == 3  # 5 rounds, 2, and the one that is left to the cap
 
 
 def test_a_subject_that_never_settles_is_unsteady_at_the_cap(operator: Make) -> None:
-    outcome = measured(run(Scripted(a=iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])), operator)[1]).measurement
+    outcome = measured(run(scripted(a=iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])), operator)[1]).measurement
     assert (outcome.verdict, len(outcome.rounds)) == (Verdict.UNSTEADY, 8)
 
 
 def test_a_finished_subject_leaves_the_turns_to_the_others(operator: Make) -> None:
-    device = Scripted(a=repeat(1.0), b=iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]))
+    device = scripted(a=repeat(1.0), b=iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]))
     outcomes = run(device, operator, count=2)
     assert (device.ran.count("a"), device.ran.count("b")) == (5, 8)
     assert len(outcomes) == 2
 
 
 def test_every_round_keeps_its_samples_and_its_reference_readings(operator: Make) -> None:
-    device = Scripted(reference=iter([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]), a=repeat(4.0))
+    device = scripted(reference=iter([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]), a=repeat(4.0))
     rounds = measured(run(device, operator)[1]).measurement.rounds
     assert rounds[0].samples_ms == (6.0, 4.0, 3.6)
-    assert [(r.reference_before_ms, r.reference_after_ms) for r in rounds[:2]] == [(1.0, 1.1), (1.2, 1.3)]
+    assert [(r.reference_before_ms, r.reference_after_ms) for r in rounds[:2]] == [(1.0, 1.1), (1.1, 1.2)]
 
 
 def test_provenance_names_what_could_not_be_read(operator: Make) -> None:
-    provenance = measured(run(Scripted(a=repeat(1.0)), operator)[1]).measurement.provenance
-    assert provenance.unreadable == ("frequency_khz",)
-    assert (provenance.governor, provenance.temperature_after_c, provenance.core_mask) == ("performance", 31.5, "80")
+    provenance = measured(run(scripted(a=repeat(1.0)), operator)[1]).measurement.provenance
+    assert set(provenance.unreadable) == set(DeviceState.model_fields) - {"governor", "temperature_c"}
+    assert (provenance.before.governor, provenance.after.temperature_c) == ("performance", 31.5)
+    assert provenance.core_mask == "80"
 
 
 def test_a_subjects_fault_fails_it_alone(operator: Make) -> None:
-    device = Scripted(a=chain([1.0], repeat(SubjectFault("segmentation fault"))), b=repeat(1.0))
+    device = scripted(a=chain([1.0], repeat(SubjectFault("segmentation fault"))), b=repeat(1.0))
     outcomes = run(device, operator, count=2)
     assert outcomes[1] == Failed(job_id=1, error="segmentation fault")
     assert isinstance(outcomes[2], Measured)
@@ -113,13 +122,13 @@ def test_a_subjects_fault_fails_it_alone(operator: Make) -> None:
 
 def test_a_reference_that_does_not_run_is_the_devices_fault(operator: Make) -> None:
     with pytest.raises(DeviceFault, match="The reference operator does not run here: illegal instruction"):
-        run(Scripted(reference=repeat(SubjectFault("illegal instruction")), a=repeat(1.0)), operator)
+        run(scripted(reference=repeat(SubjectFault("illegal instruction")), a=repeat(1.0)), operator)
 
 
 @pytest.mark.parametrize("reading", [0.0, -1.0, float("nan"), float("inf")])
 def test_an_impossible_reading_is_never_a_measurement(operator: Make, reading: float) -> None:
     with pytest.raises(DeviceFault, match="readings that cannot be times") as fault:
-        run(Scripted(a=repeat(reading)), operator)
+        run(scripted(a=repeat(reading)), operator)
     assert len(str(fault.value)) < MAX_REASON
 
 
@@ -128,7 +137,28 @@ def test_the_check_before_every_round_can_end_the_batch(operator: Make) -> None:
         if device.ran.count("a") == 3:
             raise Stopped("enough")
 
-    device = Scripted(a=repeat(1.0))
+    device = scripted(a=repeat(1.0))
     with pytest.raises(Stopped):
         run(device, operator, check=check)
     assert device.ran.count("a") == 3
+
+
+def test_a_rejected_round_is_evidence_and_does_not_count(operator: Make) -> None:
+    def reject(visit: Visit) -> str | None:
+        return "the phone is at 51 °C" if visit.reference_before_ms == 2.0 else None
+
+    device = scripted(reference=chain([1.0, 2.0], repeat(1.0)), a=chain([5.0, 7.0], repeat(5.0)))
+    device.reject = reject
+    outcome = measured(run(device, operator)[1]).measurement
+    assert outcome.latency_ms == outcome.high_ms == 5.0
+    assert len(outcome.rounds) == 5
+    assert [(r.reason, r.round.block_ms) for r in outcome.rejected] == [("the phone is at 51 °C", 7.0)]
+    assert device.waits == 2  # before the first turns, and before the round that was missing
+
+
+def test_a_device_whose_every_round_is_rejected_is_at_fault(operator: Make) -> None:
+    device = scripted(a=repeat(1.0))
+    device.reject = lambda _: "the phone is at 51 °C"
+    with pytest.raises(DeviceFault, match="finished no round in 3 attempts: the phone is at 51 °C"):
+        run(device, operator)
+    assert device.waits == 3
