@@ -46,7 +46,9 @@ class Round(Contract):
 
     started_at: AwareDatetime
     samples_ms: Annotated[tuple[Milliseconds, ...], Field(min_length=1, max_length=MAX_SAMPLES)]
-    summary_of: Annotated[int, Field(ge=1)] | None = None  # runs behind the one number of a program that gives no more
+    summary_of: Annotated[int, Field(ge=1)] | None = (
+        None  # runs behind one number: its program gave, or was kept of it, no more
+    )
     reference_before_ms: Milliseconds  # median of the reference operator's block
     reference_after_ms: Milliseconds
 
@@ -60,6 +62,11 @@ class Round(Contract):
         if self.summary_of is not None and len(self.samples_ms) != 1:
             raise ValueError(f"a summary of {self.summary_of} runs is one number, not {len(self.samples_ms)}")
         return self
+
+    def summary(self) -> "Round":
+        """The same round as one number, which says how many runs it stands for."""
+        summed_up = {"samples_ms": (self.block_ms,), "summary_of": self.summary_of or len(self.samples_ms)}
+        return Round.model_validate(dict(self) | summed_up)
 
 
 class DeviceState(Contract):
@@ -116,6 +123,7 @@ class Measurement(Contract):
     verdict: Verdict
     rounds: Annotated[tuple[Round, ...], Field(min_length=MIN_ROUNDS, max_length=MAX_ROUNDS)]
     rejected: Annotated[tuple[RejectedRound, ...], Field(max_length=MAX_REJECTED)] = ()  # evidence; not in the number
+    rejected_dropped: Annotated[int, Field(ge=0)] = 0  # rejected rounds that are no longer kept
     provenance: Provenance
 
     @classmethod
@@ -141,6 +149,15 @@ class Measurement(Contract):
             rejected=rejected,
             provenance=provenance,
         )
+
+    def without_samples(self) -> "Measurement":
+        """One number a round, from which latency and interval follow as before."""
+        return Measurement.model_validate(dict(self) | {"rounds": tuple(r.summary() for r in self.rounds)})
+
+    def without_evidence(self) -> "Measurement":
+        """No rejected rounds, but how many there were."""
+        dropped = self.rejected_dropped + len(self.rejected)
+        return Measurement.model_validate(dict(self) | {"rejected": (), "rejected_dropped": dropped})
 
     @property
     def measured_at(self) -> datetime:

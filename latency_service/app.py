@@ -11,12 +11,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from latency_contract.errors import ErrorBody, validation_sentence
 from latency_service.converter import Converter
 from latency_service.database import AWAY, Database, reason
 from latency_service.errors import ServiceFault
-from latency_service.routes import devices, health, latencies, leases, model_files, tables
+from latency_service.metrics import Metrics
+from latency_service.request_log import RequestLog
+from latency_service.routes import devices, health, latencies, leases, metrics, model_files, tables
 from latency_service.routes.dependencies import Parts
 from latency_service.settings import Settings
 
@@ -34,7 +37,9 @@ def create_app(
     clock: Callable[[], datetime] = utc_now,
     random: Random | None = None,
 ) -> FastAPI:
-    converter = Converter(database, settings=settings, clock=clock)
+    figures = Metrics()
+    figures.read(database, settings=settings, clock=clock)
+    converter = Converter(database, settings=settings, clock=clock, metrics=figures)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -49,8 +54,9 @@ def create_app(
         version="1",
         lifespan=lifespan,
     )
-    app.state.parts = Parts(database, settings, converter, clock, random or Random())
-    for routes in (latencies, devices, tables, leases, model_files, health):
+    app.add_middleware(RequestLog, metrics=figures, mistake=_our_own_mistake)
+    app.state.parts = Parts(database, settings, converter, clock, random or Random(), figures)
+    for routes in (latencies, devices, tables, leases, model_files, health, metrics):
         app.include_router(routes.router)
 
     @app.exception_handler(ServiceFault)
@@ -68,17 +74,19 @@ def create_app(
 
     def database_away(_: Request, error: SQLAlchemyError) -> JSONResponse:
         log.error("the database does not answer: %s", reason(error))
+        figures.database_errors.inc()
         return _error(503, "DatabaseUnavailable", "The database does not answer at present; try again in a moment.")
 
     for away in AWAY:
         app.exception_handler(away)(database_away)
-
-    @app.exception_handler(Exception)
-    def our_own_mistake(_: Request, error: Exception) -> JSONResponse:
-        return _error(500, type(error).__name__, "The service made a mistake; its log says more. Please report it.")
 
     return app
 
 
 def _error(status: int, name: str, detail: str) -> JSONResponse:
     return JSONResponse(ErrorBody(error=name, detail=detail).model_dump(), status_code=status)
+
+
+async def _our_own_mistake(scope: Scope, receive: Receive, send: Send) -> None:
+    sentence = "The service made a mistake; its log says more under the X-Request-ID of this answer. Please report it."
+    await _error(500, "InternalError", sentence)(scope, receive, send)

@@ -2,7 +2,6 @@
 
 import contextlib
 import ipaddress
-import logging
 import signal
 import socket
 import subprocess
@@ -16,9 +15,11 @@ import typer
 import uvicorn
 from sqlalchemy.exc import DatabaseError
 
+from latency_service import logs
 from latency_service.app import create_app
 from latency_service.database import Database, reason
 from latency_service.errors import SchemaMismatch
+from latency_service.logs import LogFormat
 from latency_service.settings import Settings
 
 app = typer.Typer(
@@ -50,10 +51,12 @@ def serve(
     with_local_agent: Annotated[
         bool, typer.Option("--with-local-agent", help="also run an agent that measures on this machine")
     ] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="what is logged on stderr: lines for people, or one JSON object a line")
+    ] = LogFormat.TEXT,
 ) -> None:
     """Serve REST until stopped. An empty database gets its schema; an older one is refused."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logs.configure(log_format)
     if not _is_loopback(host):
         _refuse(f"Without tokens the service listens on this machine alone, not on {host}. Use --host 127.0.0.1.")
     settings = Settings(database_url=database_url, host=host, port=port)
@@ -74,7 +77,8 @@ def serve(
     with _listen(host, port) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         typer.echo(f"latency service on {url}, database {database.url}")
-        config = uvicorn.Config(create_app(database, settings=settings), log_level="warning")
+        service = create_app(database, settings=settings)
+        config = uvicorn.Config(service, log_level="warning", log_config=None, access_log=False)
         with _local_agent(url) if with_local_agent else contextlib.nullcontext() as agent:
             _Server(config, agent).run(sockets=[listener])
 

@@ -22,7 +22,7 @@ class Conversion(NamedTuple):
 
 
 def request(session: Session, subject_ids: Sequence[str], *, precision: str, now: datetime) -> None:
-    """Have these subjects converted, if they are not already; one that failed is tried anew."""
+    """Have these subjects converted, if they are not already; one that failed or was dropped is converted anew."""
     if not subject_ids:
         return
     fresh = {"precision": precision, "state": ModelState.PENDING, "requested_at": now, "attempts": 0}
@@ -36,8 +36,8 @@ def request(session: Session, subject_ids: Sequence[str], *, precision: str, now
     session.execute(select(ModelRow.subject_id).where(these).order_by(ModelRow.subject_id).with_for_update())
     session.execute(
         update(ModelRow)
-        .where(these, ModelRow.state == ModelState.FAILED)
-        .values(state=ModelState.PENDING, attempts=0, error=None)
+        .where(these, ModelRow.state.in_((ModelState.FAILED, ModelState.DROPPED)))
+        .values(state=ModelState.PENDING, requested_at=now, attempts=0, error=None)
     )
 
 
@@ -85,11 +85,11 @@ def store(session: Session, conversion: Conversion, *, content: bytes, conversio
         row.state, row.sha256, row.conversion_s, row.error = ModelState.READY, sha256, conversion_s, None
 
 
-def fail(session: Session, conversion: Conversion, *, error: str) -> None:
+def fail(session: Session, conversion: Conversion, *, error: str, now: datetime) -> None:
     """Give the subject up, and with it every job that waits for its model."""
     if (row := _owned(session, conversion)) is not None:
         row.state, row.error = ModelState.FAILED, error
-        queue.fail_unconvertible(session, conversion.subject_id, precision=conversion.precision, error=error)
+        queue.fail_unconvertible(session, conversion.subject_id, precision=conversion.precision, error=error, now=now)
 
 
 def postpone(session: Session, conversion: Conversion) -> None:

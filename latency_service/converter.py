@@ -26,6 +26,7 @@ from latency_service import conversion_queue
 from latency_service.conversion_queue import Conversion
 from latency_service.database import AWAY, Database, reason
 from latency_service.errors import ConversionFailed, ConverterBusy
+from latency_service.metrics import Metrics
 from latency_service.settings import Settings
 from latency_service.weights_file import LayerWeights, TrainedNetwork
 
@@ -45,7 +46,10 @@ class _InLine(NamedTuple):
 class Converter:
     """Start it, wake it when something is queued, stop it."""
 
-    def __init__(self, database: Database, *, settings: Settings, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, *, settings: Settings, clock: Callable[[], datetime], metrics: Metrics
+    ) -> None:
+        self._metrics = metrics
         self._database = database
         self._settings = settings
         self._clock = clock
@@ -102,6 +106,7 @@ class Converter:
                 worked = self._serve_line() or self._convert_one()
             except AWAY as error:  # or locked: its fault is retried
                 log.warning("the converter cannot reach the database; trying again: %s", reason(error))
+                self._metrics.database_errors.inc()
                 worked = False
             except SQLAlchemyError:
                 log.exception("the converter made a mistake; trying again")
@@ -174,6 +179,9 @@ class Converter:
             conversion_s = time.perf_counter() - started
             with self._database.writing() as session:
                 conversion_queue.store(session, conversion, content=content, conversion_s=conversion_s)
+            log.info("converted %s in %.1f s", conversion.subject_id, conversion_s)
+            self._metrics.conversion_s.observe(conversion_s)
+            self._metrics.conversions.labels("ready").inc()
         return True
 
     def _result(self, conversion: Conversion, model: Future[bytes]) -> bytes:
@@ -194,14 +202,16 @@ class Converter:
 
     def _give_up(self, conversion: Conversion, *, error: str) -> None:
         log.warning("conversion of %s failed: %s", conversion.subject_id, error)
+        self._metrics.conversions.labels("failed").inc()
         with self._database.writing() as session:
-            conversion_queue.fail(session, conversion, error=error)
+            conversion_queue.fail(session, conversion, error=error, now=self._clock())
 
     def _after_crash(self, conversion: Conversion, error: Exception) -> None:
         """Start a new process. A subject that took several down is given up."""
         self._renew_pool()
         reason = "did not finish in time" if isinstance(error, TimeoutError) else "died"
         log.warning("the converter %s on %s (attempt %d)", reason, conversion.subject_id, conversion.attempt)
+        self._metrics.conversions.labels("crashed").inc()
         if conversion.attempt >= self._settings.max_conversion_attempts:
             self._give_up(conversion, error=f"the converter {reason} on this model {conversion.attempt} times")
         else:

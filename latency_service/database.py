@@ -105,7 +105,7 @@ def _engine(text: str) -> Engine:
 def _sqlite(url: URL) -> Engine:
     if url.database in (None, "", ":memory:"):
         raise ValueError(f"'{url}' is a database in memory, which ends with its connection. Use sqlite:///FILE.")
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S})
     _prepare_sqlite(engine)
     return engine
 
@@ -119,6 +119,7 @@ def _postgresql(url: URL) -> Engine:
     }
     return create_engine(
         url,
+        hide_parameters=True,  # in errors, which are logged: lease tokens are among them
         isolation_level="READ COMMITTED",
         pool_pre_ping=True,
         pool_size=POOL_SIZE,

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from random import Random
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
 from latency_contract.devices import Device, DeviceReport
+from latency_contract.measurements import Verdict
 from latency_service import conversion_queue, queue
 from latency_service.errors import UnknownDevice
 from latency_service.models import DeviceRow, ProtocolRow
@@ -108,6 +109,16 @@ def close_breaker(row: DeviceRow) -> None:
     """A device that delivers is well again; its last fault stays on record."""
     row.faults = 0
     row.blocked_until = None
+
+
+def count_measured(session: Session, row: DeviceRow, verdict: Verdict, *, now: datetime) -> None:
+    """One more accepted measurement. The database adds, so that two reports at once are two."""
+    counter = {Verdict.STEADY: DeviceRow.measured_steady, Verdict.UNSTEADY: DeviceRow.measured_unsteady}[verdict]
+    this = update(DeviceRow).where(DeviceRow.serial == row.serial)
+    session.execute(
+        this.values({counter: counter + 1, DeviceRow.last_measured_at: now}),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def shown(row: DeviceRow, *, settings: Settings, now: datetime) -> Device:

@@ -141,7 +141,7 @@ def accept(session: Session, token: str, report: LeaseReport, *, now: datetime) 
         if job is None:
             continue
         if isinstance(outcome, Failed):
-            queue.fail(job, error=outcome.error)
+            queue.fail(job, error=outcome.error, now=now)
             continue
         _check_belongs(session, job, outcome.measurement)
         session.add(_measurement_row(job, outcome.measurement))
@@ -149,6 +149,7 @@ def accept(session: Session, token: str, report: LeaseReport, *, now: datetime) 
         device = devices.known(session, outcome.measurement.provenance.device_serial)
         device.last_seen_at = now
         devices.close_breaker(device)
+        devices.count_measured(session, device, outcome.measurement.verdict, now=now)
     session.flush()
     return queue.remaining(session, token)
 
@@ -226,4 +227,5 @@ def _measurement_row(job: JobRow, measured: Measurement) -> MeasurementRow:
         rounds=len(measured.rounds),
         measured_at=measured.measured_at,
         document=measured.model_dump_json(),
+        has_evidence=bool(measured.rejected),
     )

@@ -21,6 +21,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ACTIVE_STATES = "state IN ('queued', 'leased')"
+FAILED_STATE = "state = 'failed'"
+EVER_EXPIRED = "expiries > 0"
 
 
 # Ids reach to 2^63 on the wire. SQLite numbers rows by itself only in a column of type INTEGER, which reaches as far.
@@ -70,6 +72,7 @@ class ModelState(StrEnum):
     CONVERTING = "converting"  # a converter has it until `claimed_until`
     READY = "ready"  # its bytes are stored
     FAILED = "failed"  # it cannot be converted; `error` says why
+    DROPPED = "dropped"  # its bytes were not kept; whoever asks for the subject has them made anew
 
 
 class ModelRow(Base):
@@ -121,6 +124,10 @@ class DeviceRow(Base):
     faults: Mapped[int] = mapped_column(default=0)
     last_fault: Mapped[str | None] = mapped_column(Text)
     blocked_until: Mapped[datetime | None]
+    # Accepted measurements by verdict: counting them would take longer with each. A report writes this row anyway.
+    measured_steady: Mapped[int] = mapped_column(default=0)
+    measured_unsteady: Mapped[int] = mapped_column(default=0)
+    last_measured_at: Mapped[datetime | None]
 
 
 class JobRow(Base):
@@ -141,6 +148,8 @@ class JobRow(Base):
     lease_expires_at: Mapped[datetime | None]
     leased_by: Mapped[str | None] = mapped_column(String(100))
     error: Mapped[str | None] = mapped_column(Text)
+    failed_at: Mapped[datetime | None]
+    expiries: Mapped[int] = mapped_column(default=0)  # leases whose deadline passed
 
     __table_args__ = (
         # One subject is never queued twice for the same table.
@@ -149,6 +158,14 @@ class JobRow(Base):
             sqlite_where=text(ACTIVE_STATES), postgresql_where=text(ACTIVE_STATES),
         ),
         Index("ix_jobs_claim", "device_model", "protocol_id", "state", "priority", "id"),
+        Index(
+            "ix_jobs_failed", "failed_at", "device_model",
+            sqlite_where=text(FAILED_STATE), postgresql_where=text(FAILED_STATE),
+        ),
+        Index(
+            "ix_jobs_expired", "device_model", "expiries",
+            sqlite_where=text(EVER_EXPIRED), postgresql_where=text(EVER_EXPIRED),
+        ),
     )  # fmt: skip
 
 
@@ -179,9 +196,21 @@ class MeasurementRow(Base):
     verdict: Mapped[str] = mapped_column(String(20))
     rounds: Mapped[int]
     measured_at: Mapped[datetime]
-    document: Mapped[str] = mapped_column(Text)  # the whole Measurement, every sample included
+    document: Mapped[str] = mapped_column(Text)  # the whole Measurement, with every sample until it is pruned
+    has_samples: Mapped[bool] = mapped_column(default=True)
+    has_evidence: Mapped[bool] = mapped_column(default=False)  # rejected rounds
 
-    __table_args__ = (Index(None, "device_model", "protocol_id", "subject_id", "id"),)
+    __table_args__ = (
+        Index(None, "device_model", "protocol_id", "subject_id", "id"),
+        Index(
+            "ix_measurements_samples", "measured_at",
+            sqlite_where=text("has_samples"), postgresql_where=text("has_samples"),
+        ),
+        Index(
+            "ix_measurements_evidence", "measured_at",
+            sqlite_where=text("has_evidence"), postgresql_where=text("has_evidence"),
+        ),
+    )  # fmt: skip
 
 
 class TableVersionRow(Base):

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, CursorResult, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, case, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from latency_contract.jobs import JobState
@@ -129,6 +129,8 @@ def claim(
                 JobRow.error,
                 f"given up after {max_attempts} leases that ended without a result: the agent died or hung",
             ),
+            failed_at=now,
+            expiries=JobRow.expiries + 1,
         )
         .execution_options(synchronize_session=False)
     )
@@ -160,6 +162,7 @@ def claim(
             lease_expires_at=expires_at,
             leased_by=device.serial,
             attempts=JobRow.attempts + 1,
+            expiries=JobRow.expiries + case((JobRow.state == JobState.LEASED, 1), else_=0),
         )
         .returning(JobRow.id, JobRow.subject_id, JobRow.attempts, JobRow.priority)
         .execution_options(synchronize_session=False)
@@ -225,17 +228,18 @@ def complete(job: JobRow) -> None:
     job.state = JobState.DONE
 
 
-def fail(job: JobRow, *, error: str) -> None:
+def fail(job: JobRow, *, error: str, now: datetime) -> None:
     """The subject's own fault: trying again would not help."""
     job.state = JobState.FAILED
     job.error = error
+    job.failed_at = now
 
 
 def remaining(session: Session, token: str) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(_owned(token))) or 0
 
 
-def release(session: Session, token: str, *, device_fault: str | None, max_attempts: int) -> str:
+def release(session: Session, token: str, *, device_fault: str | None, max_attempts: int, now: datetime) -> str:
     """Return what is left of a lease to the queue; returns the serial of the device that had it.
 
     A lease that is given back voluntarily does not count as an attempt. After a device's fault it does, so that a
@@ -250,7 +254,8 @@ def release(session: Session, token: str, *, device_fault: str | None, max_attem
         session.execute(update(JobRow).where(_owned(token)).values(attempts=JobRow.attempts - 1, **back))
         return serial
     spent = and_(_owned(token), JobRow.attempts >= max_attempts)
-    session.execute(update(JobRow).where(spent).values(state=JobState.FAILED, lease_token=None, error=device_fault))
+    failed = {"state": JobState.FAILED, "lease_token": None, "error": device_fault, "failed_at": now}
+    session.execute(update(JobRow).where(spent).values(**failed))
     session.execute(update(JobRow).where(_owned(token)).values(error=device_fault, **back))
     return serial
 
@@ -284,12 +289,11 @@ def withdraw(session: Session, client: str, *, subject_ids: Sequence[str] | None
     return _rows_changed(session, update(JobRow).where(unwanted).values(state=JobState.CANCELLED))
 
 
-def fail_unconvertible(session: Session, subject_id: str, *, precision: str, error: str) -> None:
+def fail_unconvertible(session: Session, subject_id: str, *, precision: str, error: str, now: datetime) -> None:
     """No device will ever get this subject: fail the jobs that wait for its model."""
     waiting = and_(JobRow.subject_id == subject_id, JobRow.precision == precision, JobRow.state == JobState.QUEUED)
-    session.execute(
-        update(JobRow).where(JobRow.id.in_(_lock(session, waiting))).values(state=JobState.FAILED, error=error)
-    )
+    failed = {"state": JobState.FAILED, "error": error, "failed_at": now}
+    session.execute(update(JobRow).where(JobRow.id.in_(_lock(session, waiting))).values(**failed))
 
 
 def _held(session: Session, token: str) -> tuple[list[int], str]:

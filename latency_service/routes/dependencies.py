@@ -16,6 +16,7 @@ from latency_contract.errors import ErrorBody
 from latency_service.converter import Converter
 from latency_service.database import Database
 from latency_service.errors import BodyTooLarge
+from latency_service.metrics import Metrics
 from latency_service.settings import Settings
 
 OCTETS = "application/octet-stream"
@@ -30,6 +31,7 @@ class Parts:
     converter: Converter
     clock: Callable[[], datetime]
     random: Random
+    metrics: Metrics
 
 
 def _parts(request: Request) -> Parts:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, Path, Response
 
 from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState
 from latency_service import devices, latencies, queue
+from latency_service.logs import note, short
 from latency_service.routes.dependencies import Service, Writing, refusals
 
 router = APIRouter(prefix="/v1", tags=["agents"])
@@ -28,6 +29,7 @@ def lease_jobs(
 ) -> Lease:
     """The most urgent jobs for a unit."""
     settings, now, lease = service.settings, service.clock(), None
+    note(serial=request.serial)
     with service.database.reading() as session:
         device = devices.known(session, request.serial)
         idle = latencies.nothing_to_lease(session, device, settings=settings, now=now)
@@ -38,6 +40,7 @@ def lease_jobs(
             lease = latencies.lease(session, device, max_jobs=request.max_jobs, settings=settings, now=now)
     if lease is None:
         return Response(status_code=204, headers={"Retry-After": str(wait_s)})  # type: ignore[return-value]
+    note(lease=short(lease.token), jobs=[job.job_id for job in lease.jobs])
     return lease
 
 
@@ -46,6 +49,7 @@ def renew_lease(token: Token, session: Writing, service: Service) -> LeaseState:
     """Move the deadline."""
     now = service.clock()
     renewal = queue.renew(session, token, lease_s=service.settings.lease_s, now=now)
+    note(serial=renewal.serial)
     devices.known(session, renewal.serial).last_seen_at = now
     return LeaseState(expires_at=renewal.expires_at, remaining=renewal.remaining)
 
@@ -58,6 +62,7 @@ def report_outcomes(
     service: Service,
 ) -> dict[str, int]:
     """Measurements and failures of some or all jobs of a lease: all are stored, or none. Says how many are left."""
+    note(jobs=[outcome.job_id for outcome in report.outcomes])
     return {"remaining": latencies.accept(session, token, report, now=service.clock())}
 
 
@@ -70,6 +75,8 @@ def release_lease(
 ) -> None:
     """Give the rest of a lease back; after a fault of the device, it rests for a while."""
     fault, settings = release.device_fault, service.settings
-    serial = queue.release(session, token, device_fault=fault, max_attempts=settings.max_attempts)
+    now = service.clock()
+    serial = queue.release(session, token, device_fault=fault, max_attempts=settings.max_attempts, now=now)
+    note(serial=serial)
     if fault is not None:
-        devices.open_breaker(devices.known(session, serial), fault=fault, settings=settings, now=service.clock())
+        devices.open_breaker(devices.known(session, serial), fault=fault, settings=settings, now=now)

@@ -16,6 +16,7 @@ from latency_service.app import utc_now
 from latency_service.converter import MAX_WAITING, Converter
 from latency_service.database import Database
 from latency_service.errors import ConversionFailed, ConverterBusy
+from latency_service.metrics import Metrics
 from latency_service.models import ModelRow, ModelState, SubjectRow
 from latency_service.settings import Settings
 from latency_service.subjects import store_subjects
@@ -29,7 +30,7 @@ whatever_the_database = pytest.mark.parametrize("database_url", ["sqlite"], indi
 
 @pytest.fixture
 def converter(database: Database) -> Iterator[Converter]:
-    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
     converter.start()
     yield converter
     converter.stop()
@@ -62,7 +63,7 @@ def test_what_is_queued_is_converted(converter: Converter, database: Database, o
 
 def test_a_killed_converter_is_replaced_and_the_subject_converted(database: Database, operator: Make) -> None:
     others = set(tensorflow_processes())
-    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
     converter.start()
     request(database, operator())
     wait_for(database, ModelState.CONVERTING)
@@ -101,7 +102,7 @@ def test_a_subject_that_cannot_even_be_read_fails_and_the_next_one_is_converted(
 
 
 def test_stopping_gives_a_conversion_under_way_back(database: Database, operator: Make) -> None:
-    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
     converter.start()
     request(database, operator())
     wait_for(database, ModelState.CONVERTING)  # TensorFlow is still being imported
@@ -150,7 +151,9 @@ def test_a_process_that_died_is_replaced_for_a_network_with_weights(
 
 @whatever_the_database
 def test_a_network_that_takes_too_long_is_a_sentence_and_the_queue_goes_on(database: Database, operator: Make) -> None:
-    converter = Converter(database, settings=replace(Settings(), conversion_timeout_s=0.01), clock=utc_now)
+    converter = Converter(
+        database, settings=replace(Settings(), conversion_timeout_s=0.01), clock=utc_now, metrics=Metrics()
+    )
     converter.start()
     with pytest.raises(ConversionFailed, match=r"Network_1_\w+ was not converted within 0.01 s"):
         converter.convert(trained(operator()))
@@ -162,7 +165,7 @@ def test_a_network_that_takes_too_long_is_a_sentence_and_the_queue_goes_on(datab
 
 @whatever_the_database
 def test_more_than_a_few_in_line_are_sent_away(database: Database, operator: Make) -> None:
-    converter = Converter(database, settings=Settings(), clock=utc_now)  # not started: nobody is served
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
     with ThreadPoolExecutor() as threads:
         waiting = [threads.submit(converter.convert, trained(operator())) for _ in range(MAX_WAITING)]
         while not converter._line.full():
@@ -175,7 +178,7 @@ def test_more_than_a_few_in_line_are_sent_away(database: Database, operator: Mak
 
 
 def test_who_waits_when_the_converter_stops_is_told_so(database: Database, operator: Make) -> None:
-    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
     converter.start()
     with ThreadPoolExecutor() as threads:
         waiting = threads.submit(converter.convert, trained(operator()))  # TensorFlow is still being imported

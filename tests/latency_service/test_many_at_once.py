@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from random import Random
 from typing import Any, TypeVar
 
@@ -161,7 +162,13 @@ def test_a_job_leased_alone_does_not_leave_a_rival_empty_handed(
     service.convert_all()
     tried = service.leased()
     with database.writing() as session:
-        queue.release(session, tried.token, device_fault="the phone rebooted", max_attempts=SETTINGS.max_attempts)
+        queue.release(
+            session,
+            tried.token,
+            device_fault="the phone rebooted",
+            max_attempts=SETTINGS.max_attempts,
+            now=service.clock(),
+        )
     with database.writing() as session:
         first = service.lease_in(session, "A1", 16)
         second = service.leased("A2", 16)
@@ -253,7 +260,7 @@ def test_a_job_queued_while_its_conversion_fails_does_not_wait_for_ever(
         conversion = conversion_queue.claim(session, claim_s=60, now=service.clock())
     assert conversion is not None
     with overtaken(database, lambda: service.ask(operator(), client="second")) as (session, rival):
-        conversion_queue.fail(session, conversion, error="no such kernel")
+        conversion_queue.fail(session, conversion, error="no such kernel", now=service.clock())
         session.flush()
         answer = rival()
     assert [entry.status for entry in answer.result()] == [LatencyStatus.QUEUED]
@@ -347,11 +354,19 @@ def test_whatever_many_agents_and_clients_do_at_once_each_operator_is_measured_o
                 return  # falls silent
             case 1:
                 with database.writing() as session:
-                    queue.release(session, lease.token, device_fault=None, max_attempts=SETTINGS.max_attempts)
+                    queue.release(
+                        session, lease.token, device_fault=None, max_attempts=SETTINGS.max_attempts, now=service.clock()
+                    )
                 return
             case 2:
                 with database.writing() as session:
-                    queue.release(session, lease.token, device_fault="hot", max_attempts=SETTINGS.max_attempts)
+                    queue.release(
+                        session,
+                        lease.token,
+                        device_fault="hot",
+                        max_attempts=SETTINGS.max_attempts,
+                        now=service.clock(),
+                    )
                 return
             case 3:
                 with database.writing() as session:
@@ -404,3 +419,7 @@ def at_once(*calls: tuple[Any, ...], over: threading.Event | None = None) -> Non
             if result.exception() is not None and over is not None:
                 over.set()
             result.result()
+
+
+def release(session: Session, lease: Lease, *, fault: str | None, now: datetime) -> None:
+    queue.release(session, lease.token, device_fault=fault, max_attempts=SETTINGS.max_attempts, now=now)

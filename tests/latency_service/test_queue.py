@@ -78,7 +78,7 @@ class Farm:
 
     def release(self, claim: queue.Claim, fault: str | None = None) -> None:
         with self.writing() as session:
-            queue.release(session, claim.token, device_fault=fault, max_attempts=MAX_ATTEMPTS)
+            queue.release(session, claim.token, device_fault=fault, max_attempts=MAX_ATTEMPTS, now=self.clock())
 
     def jobs(self) -> list[tuple[str, JobState, int]]:
         """(subject, state, attempts) of every job, oldest first."""
@@ -315,6 +315,6 @@ def test_a_cancelled_subject_can_be_asked_for_again(farm: Farm, operator: Make) 
 def test_jobs_of_a_subject_that_cannot_be_converted_fail(farm: Farm, operator: Make) -> None:
     farm.request(operator(), ready=False)
     with farm.writing() as session:
-        queue.fail_unconvertible(session, operator().id, precision="float32", error="no such kernel")
+        queue.fail_unconvertible(session, operator().id, precision="float32", error="no such kernel", now=farm.clock())
     assert farm.jobs() == [(operator().id, JobState.FAILED, 0)]
     assert farm.error() == "no such kernel"
