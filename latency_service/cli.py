@@ -1,4 +1,4 @@
-"""`padnas-service`: serve, migrate."""
+"""`padnas-service`: serve, migrate; and what keeps it going: status, prune, backup, restore."""
 
 import contextlib
 import ipaddress
@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -15,8 +17,10 @@ import typer
 import uvicorn
 from sqlalchemy.exc import DatabaseError
 
-from latency_service import logs
-from latency_service.app import create_app
+from latency_service import backup as backup_file
+from latency_service import logs, retention
+from latency_service import status as status_report
+from latency_service.app import create_app, utc_now
 from latency_service.database import Database, reason
 from latency_service.errors import SchemaMismatch
 from latency_service.logs import LogFormat
@@ -94,6 +98,109 @@ def migrate(database_url: DatabaseUrl = Settings.database_url) -> None:
     finally:
         database.dispose()
     typer.echo(f"{database.url} has the current schema")
+
+
+@app.command(epilog="Example: padnas-service status --database-url sqlite:///padnas.db")
+def status(
+    database_url: DatabaseUrl = Settings.database_url,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """How devices, queue, conversions and tables are, and what needs attention. Asks the database, not a service."""
+    with _existing(database_url) as database, database.reading() as session:
+        now = status_report.status(session, database=database.url, settings=Settings(), now=utc_now())
+    typer.echo(now.model_dump_json(indent=2) if as_json else status_report.text_of(now))
+
+
+@app.command(epilog="Example: padnas-service prune --keep-samples 90 --keep-evidence 365 --keep-models 30")
+def prune(
+    database_url: DatabaseUrl = Settings.database_url,
+    keep_samples: Annotated[
+        int | None, typer.Option(min=0, metavar="DAYS", help="older rounds keep one number instead of every sample")
+    ] = None,
+    keep_evidence: Annotated[
+        int | None, typer.Option(min=0, metavar="DAYS", help="older rejected rounds are only counted")
+    ] = None,
+    keep_models: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="DAYS", help="older TFLite files go, if nothing needs them and they can be remade"),
+    ] = None,
+) -> None:
+    """Drop what is older than so many days; what is not named is kept. Latencies, intervals and tables always are.
+
+    Services may run meanwhile. Let cron call it once a day.
+    """
+    if keep_samples is keep_evidence is keep_models is None:
+        _refuse("Say what is to be dropped, and from which age on: --keep-samples 90, for example.")
+    with _existing(database_url) as database:
+        if keep_samples is not None:
+            changed = retention.drop_samples(database, before=utc_now() - timedelta(days=keep_samples))
+            typer.echo(f"{changed:,} measurements keep one number a round, and no samples")
+        if keep_evidence is not None:
+            changed = retention.drop_evidence(database, before=utc_now() - timedelta(days=keep_evidence))
+            typer.echo(f"{changed:,} measurements keep no rejected rounds")
+        if keep_models is not None:
+            freed = retention.drop_models(database, before=utc_now() - timedelta(days=keep_models))
+            typer.echo(f"{freed.files:,} TFLite files dropped, {freed.size_bytes / 1e6:,.1f} MB")
+
+
+@app.command(epilog="Example: padnas-service backup padnas-monday.db")
+def backup(
+    file: Annotated[Path, typer.Argument(help="the backup; it must not exist yet")],
+    database_url: DatabaseUrl = Settings.database_url,
+) -> None:
+    """Copy an SQLite database as it is now. Services may run meanwhile."""
+    path = _sqlite_file(database_url, native="pg_dump --format=custom --file FILE DATABASE-URL")
+    try:
+        backup_file.back_up(path, file)
+    except ValueError as error:
+        _refuse(str(error), status=1)
+    typer.echo(f"{file} is a copy of {path}, {file.stat().st_size / 1e6:,.1f} MB")
+
+
+@app.command(epilog="Example: padnas-service restore padnas-monday.db --database-url sqlite:///padnas.db")
+def restore(
+    file: Annotated[Path, typer.Argument(help="a backup")], database_url: DatabaseUrl = Settings.database_url
+) -> None:
+    """Make an SQLite database of a backup, where there is none yet."""
+    path = _sqlite_file(database_url, native="pg_restore --dbname DATABASE-URL FILE")
+    try:
+        backup_file.restore(file, path)
+    except ValueError as error:
+        _refuse(str(error), status=1)
+    typer.echo(f"{path} is as {file} was")
+    database = _open(database_url)
+    try:
+        database.check_schema()
+    except SchemaMismatch as error:
+        typer.echo(str(error))
+    finally:
+        database.dispose()
+
+
+@contextlib.contextmanager
+def _existing(database_url: str) -> Iterator[Database]:
+    """A database with this program's schema. SQLite would make an empty one of a name that is none."""
+    database = _open(database_url)
+    path = database.file
+    if path is not None and not path.is_file():
+        _refuse(f"There is no database {path}. Name one with --database-url.", status=1)
+    try:
+        database.check_schema()
+        yield database
+    except SchemaMismatch as error:
+        _refuse(str(error), status=1)
+    except DatabaseError as error:
+        _refuse(_cannot_open(database, error), status=1)
+    finally:
+        database.dispose()
+
+
+def _sqlite_file(database_url: str, *, native: str) -> Path:
+    database = _open(database_url)
+    database.dispose()
+    if database.file is None:
+        _refuse(f"PostgreSQL has tools of its own for that, which work while services run: {native}", status=1)
+    return database.file
 
 
 def _cannot_open(database: Database, error: DatabaseError) -> str:

@@ -44,6 +44,7 @@ class Database:
         """Raises ValueError for a URL that names no database."""
         self.engine = _engine(url)
         self.url = self.engine.url.render_as_string(hide_password=True)  # for people
+        self.file = Path(self.engine.url.database or "") if self.engine.dialect.name == "sqlite" else None
         self._writing_engine = self.engine.execution_options(writes=True)
 
     @contextmanager

@@ -158,8 +158,13 @@ class JobRow(Base):
             sqlite_where=text(ACTIVE_STATES), postgresql_where=text(ACTIVE_STATES),
         ),
         Index("ix_jobs_claim", "device_model", "protocol_id", "state", "priority", "id"),
+        # For figures (overview.py). SQLite reads rows for a condition on a column that the index does not hold.
         Index(
-            "ix_jobs_failed", "failed_at", "device_model",
+            "ix_jobs_active", "state", "device_model", "priority", "created_at",
+            sqlite_where=text(ACTIVE_STATES), postgresql_where=text(ACTIVE_STATES),
+        ),
+        Index(
+            "ix_jobs_failed", "state", "device_model", "failed_at",
             sqlite_where=text(FAILED_STATE), postgresql_where=text(FAILED_STATE),
         ),
         Index(

@@ -67,6 +67,6 @@ def overview(session: Session) -> Overview:
         ),
         devices.everyone(session),
         dict.fromkeys(ModelState, 0) | {ModelState(state): count for state, count in conversions},
-        dict(failed.tuples().all()),
+        {model: int(count) for model, count in failed},
         {model: int(count) for model, count in expiries},
     )

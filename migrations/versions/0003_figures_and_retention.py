@@ -11,8 +11,10 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+ACTIVE = "state IN ('queued', 'leased')"
 PARTIAL_INDEXES = (
-    ("ix_jobs_failed", "jobs", ["failed_at", "device_model"], sa.text("state = 'failed'")),
+    ("ix_jobs_active", "jobs", ["state", "device_model", "priority", "created_at"], sa.text(ACTIVE)),
+    ("ix_jobs_failed", "jobs", ["state", "device_model", "failed_at"], sa.text("state = 'failed'")),
     ("ix_jobs_expired", "jobs", ["device_model", "expiries"], sa.text("expiries > 0")),
     ("ix_measurements_samples", "measurements", ["measured_at"], sa.text("has_samples")),
     ("ix_measurements_evidence", "measurements", ["measured_at"], sa.text("has_evidence")),
