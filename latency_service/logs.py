@@ -8,11 +8,13 @@ A token never gets here in full: routes are logged as templates, and leases by `
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import TextIO
 
 SHOWN_OF_A_TOKEN = 8  # characters: enough to follow a lease through the log, of no use to a thief
 
@@ -28,11 +30,15 @@ class LogFormat(StrEnum):
 
 def configure(log_format: LogFormat) -> None:
     """Everything that is logged, uvicorn's warnings included, goes to stderr in one format."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Json() if log_format == LogFormat.JSON else _Text())
-    handler.addFilter(_add_facts)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[handler(log_format, sys.stderr)], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def handler(log_format: LogFormat, stream: TextIO) -> logging.Handler:
+    made = logging.StreamHandler(stream)
+    made.setFormatter(_Json() if log_format == LogFormat.JSON else _Text())
+    made.addFilter(_add_facts)
+    return made
 
 
 @contextmanager
