@@ -65,8 +65,13 @@ class Round(Contract):
 
     def summary(self) -> "Round":
         """The same round as one number, which says how many runs it stands for."""
-        summed_up = {"samples_ms": (self.block_ms,), "summary_of": self.summary_of or len(self.samples_ms)}
-        return Round.model_validate(dict(self) | summed_up)
+        return Round(
+            started_at=self.started_at,
+            samples_ms=(self.block_ms,),
+            summary_of=self.summary_of or len(self.samples_ms),
+            reference_before_ms=self.reference_before_ms,
+            reference_after_ms=self.reference_after_ms,
+        )
 
 
 class DeviceState(Contract):

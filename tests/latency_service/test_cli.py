@@ -1,11 +1,18 @@
+import json
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
 from latency_service.cli import app
 from latency_service.database import Database
+from latency_service.status import Status
 
 runner = CliRunner()
 
@@ -67,7 +74,102 @@ def test_a_text_that_is_no_database_url_is_wrong_use(command: str) -> None:
     assert "is not a database URL" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate"])
+@pytest.mark.parametrize("command", ["serve", "migrate", "status", "prune", "backup", "restore"])
 def test_help_has_an_example(command: str) -> None:
     result = runner.invoke(app, [command, "--help"])
     assert f"Example: padnas-service {command}" in result.stdout
+
+
+def test_the_log_of_serve_is_one_json_object_a_line_and_one_line_a_request(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "latency_service.cli", "serve", "--port", "0", "--log-format", "json"]
+    service = subprocess.Popen(
+        [*command, "--database-url", f"sqlite:///{tmp_path / 'new.db'}"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert service.stdout is not None
+    started = re.match(r"latency service on (\S+), database", service.stdout.readline())
+    assert started is not None
+    headers = {"X-Request-ID": "mine", "Authorization": "Bearer padnas_not_for_the_log"}
+    assert httpx.get(f"{started[1]}/v1/devices", headers=headers).headers["X-Request-ID"] == "mine"
+    service.send_signal(signal.SIGTERM)
+    _, said = service.communicate(timeout=60)
+    assert service.returncode == 0
+    lines = [json.loads(line) for line in said.splitlines()]
+    (about,) = [line for line in lines if "devices" in line["message"]]
+    assert (about["request"], about["message"], about["status"]) == ("mine", "GET /v1/devices", 200)
+    assert "padnas_not_for_the_log" not in said
+
+
+def test_status_of_an_empty_database_says_what_to_do_next(database_url: str) -> None:
+    result = runner.invoke(app, ["status", "--database-url", database_url])
+    assert result.exit_code == 0
+    assert "none has reported; start padnas-agent run" in result.stdout
+    status = Status.model_validate_json(runner.invoke(app, ["status", "--json", "--database-url", database_url]).stdout)
+    assert (status.units, status.attention) == ((), ())
+    assert status.size_bytes > 50_000
+
+
+@pytest.mark.parametrize("command", [["status"], ["prune", "--keep-models", "1"]])
+def test_a_database_of_another_schema_is_refused_with_the_command_that_mends_it(
+    database: Database, database_url: str, command: list[str]
+) -> None:
+    with database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    result = runner.invoke(app, [*command, "--database-url", database_url])
+    assert result.exit_code == 1
+    assert f"Run: padnas-service migrate --database-url {database.url}" in result.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["prune", "--keep-samples", "1"], ["backup", "copy.db"]])
+def test_a_database_that_does_not_exist_is_not_made(tmp_path: Path, command: list[str]) -> None:
+    missing = tmp_path / "missing.db"
+    result = runner.invoke(app, [*command, "--database-url", f"sqlite:///{missing}"])
+    assert result.exit_code == 1
+    assert f"There is no database {missing}" in result.stderr
+    assert not missing.exists()
+
+
+def test_prune_drops_nothing_that_is_not_named(database_url: str) -> None:
+    result = runner.invoke(app, ["prune", "--database-url", database_url])
+    assert result.exit_code == 2
+    assert "Say what is to be dropped" in result.stderr
+    options = ["--keep-samples", "90", "--keep-evidence", "365", "--keep-models", "30"]
+    result = runner.invoke(app, ["prune", *options, "--database-url", database_url])
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "0 measurements keep one number a round, and no samples",
+        "0 measurements keep no rejected rounds",
+        "0 TFLite files dropped, 0.0 MB",
+    ]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_backup_is_restored_from_the_command_line(database_url: str, tmp_path: Path) -> None:
+    copy, restored = tmp_path / "copy.db", f"sqlite:///{tmp_path / 'restored.db'}"
+    made = runner.invoke(app, ["backup", str(copy), "--database-url", database_url])
+    assert made.exit_code == 0, made.stderr
+    assert runner.invoke(app, ["restore", str(copy), "--database-url", restored]).exit_code == 0
+    assert runner.invoke(app, ["status", "--database-url", restored]).exit_code == 0
+    again = runner.invoke(app, ["restore", str(copy), "--database-url", restored])
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "restored.db exists already. Choose another name, or move it away first." in again.stderr
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_backup_of_an_older_schema_is_restored_and_says_how_to_go_on(
+    database: Database, database_url: str, tmp_path: Path
+) -> None:
+    with database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    runner.invoke(app, ["backup", str(tmp_path / "copy.db"), "--database-url", database_url])
+    restored = f"sqlite:///{tmp_path / 'restored.db'}"
+    result = runner.invoke(app, ["restore", str(tmp_path / "copy.db"), "--database-url", restored])
+    assert result.exit_code == 0
+    assert f"Run: padnas-service migrate --database-url {restored}" in result.stdout
+
+
+@pytest.mark.parametrize(("command", "native"), [("backup", "pg_dump"), ("restore", "pg_restore")])
+def test_postgresql_is_left_to_its_own_tools(command: str, native: str) -> None:
+    result = runner.invoke(app, [command, "copy.db", "--database-url", "postgresql://me:secret@host/db"])
+    assert result.exit_code == 1
+    assert native in result.stderr

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any, TypeVar
 
@@ -24,10 +24,11 @@ from latency_contract.measurements import Measurement
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
 from latency_contract.tables import LatencyEntry, LatencyQuery, LatencyStatus, Table
-from latency_service import conversion_queue, devices, latencies, queue, tables
+from latency_service import conversion_queue, devices, latencies, queue, retention, tables
 from latency_service.database import Database
 from latency_service.errors import StaleLease
 from latency_service.models import JobRow, MeasurementRow, ModelRow, ModelState, TableVersionRow
+from latency_service.retention import Freed
 from latency_service.settings import Settings
 from latency_service.subjects import store_subjects
 from tests.conftest import Clock
@@ -151,6 +152,25 @@ def test_a_claim_passes_over_what_a_rival_is_claiming(service: Service, database
     assert first is not None
     assert [len(first.jobs), len(second.jobs)] == [3, 2]
     assert service.lease("A3") is None
+
+
+@on_postgresql
+def test_the_model_of_a_subject_that_is_being_asked_for_is_not_dropped(
+    service: Service, database: Database, operator: Make
+) -> None:
+    """Nobody could lease the new job: its model would be gone, and nobody would be told to convert it."""
+    service.ask(operator())
+    service.convert_all()
+    lease = service.leased()
+    with database.writing() as session:
+        outcome = Failed(job_id=lease.jobs[0].job_id, error="the runner was ended")
+        latencies.accept(session, lease.token, LeaseReport(outcomes=(outcome,)), now=service.clock())
+    later = service.clock() + timedelta(days=1)
+    with overtaken(database, lambda: retention.drop_models(database, before=later)) as (session, rival):
+        service.ask_in(session, LatencyQuery(device="Pixel 3", subjects=(operator(),), queue_missing=True))
+        dropped = rival()
+    assert dropped.result() == Freed(0, 0)
+    assert service.leased().jobs[0].subject == operator()
 
 
 @on_postgresql
