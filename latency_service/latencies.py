@@ -155,7 +155,7 @@ def accept(session: Session, token: str, report: LeaseReport, *, now: datetime) 
 
 
 def measurement(session: Session, measurement_id: int) -> Measurement:
-    """The whole measurement, with every sample. Raises UnknownMeasurement."""
+    """The whole measurement, as far as it is kept (retention.py). Raises UnknownMeasurement."""
     row = session.get(MeasurementRow, measurement_id)
     if row is None:
         raise UnknownMeasurement(f"There is no measurement {measurement_id}; latencies name those that exist.")

@@ -85,5 +85,5 @@ def one_latency(
 def one_measurement(
     measurement_id: Annotated[int, Path(examples=[1], ge=1, lt=2**63)], session: Reading
 ) -> Measurement:
-    """A measurement with every round, every sample, and its provenance."""
+    """A measurement with every round and its provenance; with every sample and rejected round while they are kept."""
     return latencies.measurement(session, measurement_id)
