@@ -39,7 +39,7 @@ class Metrics:
         )
         self.conversion_s = Histogram(
             "padnas_conversion_duration_seconds",
-            f"Time from an operator or network to its TFLite model, where it succeeded; the first waits for TensorFlow. {OWN}",
+            f"Time to a TFLite model, where there came one; the first waits for TensorFlow. {OWN}",
             buckets=CONVERSION_BUCKETS_S,
             registry=self._registry,
         )

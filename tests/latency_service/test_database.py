@@ -13,12 +13,12 @@ from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from latency_contract.devices import DeviceReport
-from latency_contract.measurements import Measurement
+from latency_contract.measurements import DeviceState, Measurement, RejectedRound
 from latency_contract.operators import IBConv
 from latency_service import devices, latencies, tables
 from latency_service.database import AWAY, Database, alembic_config
 from latency_service.errors import SchemaMismatch
-from latency_service.models import Base, DeviceRow, JobRow, ModelFileRow, SubjectRow, WantRow
+from latency_service.models import Base, DeviceRow, JobRow, MeasurementRow, ModelFileRow, ModelRow, SubjectRow, WantRow
 from latency_service.subjects import store_subjects
 from tests.conftest import Clock
 from tests.postgresql import PostgresqlServer, running_server
@@ -197,8 +197,12 @@ def test_migrations_go_back_and_forth_with_data_in_the_tables(
         session.add(job)
         session.flush()
         made = measurement(operator().id)
+        evidence = RejectedRound(round=made.rounds[0], reason="hot", before=DeviceState(), after=DeviceState())
+        made = made.model_copy(update={"rejected": (evidence,)})
         row = latencies._measurement_row(job, made)
         session.add_all([row, WantRow(job_id=job.id, client="me"), ModelFileRow(sha256="a", content=b"\0x")])
+        dropped = ModelRow(subject_id=operator().id, precision="float32", state="dropped", requested_at=clock())
+        session.add(dropped)
         session.flush()
         published = tables.publish(session, device_model=model, protocol=protocol, now=clock())
     for revision in [*_older_revisions(), "head"]:
@@ -211,6 +215,12 @@ def test_migrations_go_back_and_forth_with_data_in_the_tables(
         assert tables.find(session, published.table_id, version=1) == published
         assert latencies.measurement(session, published.entries[0].measurement_id) == made
         assert session.get_one(ModelFileRow, "a").content == b"\0x"
+        device = session.get_one(DeviceRow, "A1")  # what is counted from the third schema on is counted from the rows
+        assert (device.measured_steady, device.measured_unsteady, device.last_measured_at) == (1, 0, made.measured_at)
+        measured = session.scalars(select(MeasurementRow)).one()
+        assert (measured.has_samples, measured.has_evidence) == (True, True)
+        # An older program knows no dropped models, but converts anew what has failed.
+        assert session.get_one(ModelRow, (operator().id, "float32")).state == "failed"
     with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
