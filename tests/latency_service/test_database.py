@@ -215,7 +215,7 @@ def test_migrations_go_back_and_forth_with_data_in_the_tables(
         assert tables.find(session, published.table_id, version=1) == published
         assert latencies.measurement(session, published.entries[0].measurement_id) == made
         assert session.get_one(ModelFileRow, "a").content == b"\0x"
-        device = session.get_one(DeviceRow, "A1")  # what is counted from the third schema on is counted from the rows
+        device = session.get_one(DeviceRow, "A1")  # the counters of a later schema begin with the rows that there are
         assert (device.measured_steady, device.measured_unsteady, device.last_measured_at) == (1, 0, made.measured_at)
         measured = session.scalars(select(MeasurementRow)).one()
         assert (measured.has_samples, measured.has_evidence) == (True, True)

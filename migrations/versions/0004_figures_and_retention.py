@@ -1,12 +1,12 @@
 """What shows how a service fares, and what of a measurement is still kept.
 
-Revision: 0003, after 0001
+Revision: 0004, after 0001
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
+revision = "0004"
 down_revision = "0001"
 branch_labels = None
 depends_on = None
