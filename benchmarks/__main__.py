@@ -6,6 +6,9 @@ from typing import Annotated
 import typer
 
 from benchmarks import (
+    adb_faults,
+    adb_overhead,
+    adb_table,
     ces_overhead,
     demo_search,
     nas_bench_macro_ranking,
@@ -14,6 +17,7 @@ from benchmarks import (
     repeatability,
     supernet_step,
     table_time,
+    tunas_import,
 )
 
 BENCHMARKS: dict[str, Callable[..., None]] = {
@@ -25,6 +29,10 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "population_evaluation": population_evaluation.run,
     "nas_bench_macro_ranking": nas_bench_macro_ranking.run,
     "nas_bench_macro_search": nas_bench_macro_search.run,
+    "tunas_import": tunas_import.run,
+    "adb_table": adb_table.run,
+    "adb_overhead": adb_overhead.run,
+    "adb_faults": adb_faults.run,
 }
 
 

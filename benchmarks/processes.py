@@ -69,10 +69,12 @@ class Program:
 
 
 @contextmanager
-def running_service(folder: Path, *arguments: str, port: int = 0) -> Iterator[tuple[Program, str]]:
-    """A service on a database in `folder`, and its address."""
-    database = f"sqlite:///{folder / 'service.db'}"
-    options = ["--port", str(port), "--database-url", database, *arguments]
+def running_service(
+    folder: Path, *arguments: str, port: int = 0, database_url: str | None = None
+) -> Iterator[tuple[Program, str]]:
+    """A service, by default on an SQLite database in `folder`, and its address."""
+    database_url = database_url or f"sqlite:///{folder / 'service.db'}"
+    options = ["--port", str(port), "--database-url", database_url, *arguments]
     with Program("latency_service.cli", "serve", *options, log=folder / "service.log") as program:
         yield program, program.wait_for_line(r"latency service on (http://\S+),")
 

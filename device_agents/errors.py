@@ -1,11 +1,21 @@
 """What can go wrong with a measurement, by whose fault it is. Each fault is answered differently.
 
 AgentError
-├── SubjectFault   the model does not load, ends or hangs the runner: its job fails
-├── DeviceFault    the device cannot measure now: the lease is given back and the device rests
-├── LeaseLost      the service gave the jobs to another device: they are dropped here
-└── Stopped        somebody ended the agent: the lease is given back
+├── SubjectFault      the model does not load, ends or hangs the runner: its job fails
+├── DeviceFault       the device cannot measure now: the lease is given back and the device rests
+│   ├── LinkLost      nothing reaches it: unplugged, cut, silent, or its bytes arrive damaged
+│   ├── DeviceOffline it is there, and does not answer yet
+│   ├── Unauthorized  nobody has accepted this computer's key on its screen
+│   ├── DeviceFull    it has no space left
+│   ├── CommandHung   a command did not end in time, or printed without end; it was ended
+│   ├── PathRefused   it does not give or take this file
+│   └── DeviceRebooted it did so while a model ran, which is under suspicion
+├── DeviceChanged     another device answers in its place, or it has another system now: the agent ends
+├── LeaseLost         the service gave the jobs to another device: they are dropped here
+└── Stopped           somebody ended the agent: the lease is given back
 """
+
+from pathlib import Path
 
 
 class AgentError(Exception):
@@ -17,6 +27,40 @@ class SubjectFault(AgentError):
 
 
 class DeviceFault(AgentError):
+    pass
+
+
+class LinkLost(DeviceFault):
+    pass
+
+
+class DeviceOffline(DeviceFault):
+    pass
+
+
+class Unauthorized(DeviceFault):
+    pass
+
+
+class DeviceFull(DeviceFault):
+    pass
+
+
+class CommandHung(DeviceFault):
+    pass
+
+
+class PathRefused(DeviceFault):
+    pass
+
+
+class DeviceRebooted(DeviceFault):
+    def __init__(self, sentence: str, *, suspect: Path | None) -> None:
+        super().__init__(sentence)
+        self.suspect = suspect  # the TFLite file that ran at the time
+
+
+class DeviceChanged(AgentError):
     pass
 
 

@@ -68,7 +68,8 @@ def run(plan: dict[str, Any], core: int | None) -> Iterator[Step]:
         yield ["started", index]
         at_s = time.monotonic() - began
         try:
-            yield ["ran", index, at_s, _run_block(path, plan, block_ms), None]
+            samples_ms = _run_block(path, plan, block_ms)
+            yield ["ran", index, at_s, samples_ms, None, time.monotonic() - began - at_s]
         except (ValueError, RuntimeError, MemoryError) as error:
             refused.add(index)
             yield ["refused", index, f"LiteRT refuses this model: {type(error).__name__}: {error}"]

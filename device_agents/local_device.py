@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import platform
 import re
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from typing import Any, Self
 from device_agents import litert_runner
 from device_agents.errors import DeviceFault
 from device_agents.rounds import Identity
-from device_agents.turns import Crashes, Done, Pinned, Plan, Ran, Refused, Step, TurnReader, Visit, parse_step
+from device_agents.turns import Crashes, Done, Pinned, Plan, Ran, Refused, Step, TurnReader, Visit, ending, parse_step
 from latency_contract.devices import DeviceKind, DeviceReport
 from latency_contract.measurements import DeviceState
 from latency_contract.protocols import Cores, Protocol
@@ -83,6 +82,9 @@ class LocalDevice:
 
     def state(self) -> DeviceState:
         return DeviceState(**litert_runner.state(self.core))
+
+    def check(self) -> None:
+        """This machine is here."""
 
     def wait_until_fit(self, check: Callable[[], None]) -> None:
         """Nothing is waited for: what a computer's state does to a block shows in its rounds."""
@@ -164,15 +166,6 @@ class _Runner:
             raise RunnerEnded(ending(self._process.exitcode)) from error
 
 
-def ending(status: int | None) -> str:
-    """How a process ended, from its exit status, negative for a signal."""
-    if status == -signal.SIGALRM:
-        return "did not finish a block in time"
-    if status is not None and status < 0:
-        return f"was ended by signal {-status}"
-    return f"exited with status {status}"
-
-
 def fastest_core() -> int | None:
     """The core with the highest maximal frequency, the last of equals (the first serves most interrupts).
 
@@ -189,14 +182,17 @@ def maximal_khz(core: int) -> int:
 
 
 def processor_name() -> str:
-    """What the kernel calls the processor, in letters that a device's name may have.
+    return processor_name_in(_read(Path("/proc/cpuinfo")) or "", machine=platform.machine())
+
+
+def processor_name_in(info: str, *, machine: str) -> str:
+    """What the kernel calls the processor in /proc/cpuinfo, in letters that a device's name may have.
 
     An ARM kernel may name only implementer and part; they still tell one processor from another.
     """
-    info = _read(Path("/proc/cpuinfo")) or ""
     named = re.search(r"^(?:model name|Hardware|Model)\s*:\s*(.+)$", info, re.MULTILINE)
     arm = re.findall(r"^CPU (?:implementer|part)\s*:\s*(\S+)$", info, re.MULTILINE)
-    name = named.group(1) if named else " ".join(dict.fromkeys([platform.machine(), *arm]))
+    name = named.group(1) if named else " ".join(dict.fromkeys([machine, *arm]))
     return re.sub(r"[^\w .,:;()+@#&/'-]", "", name).strip()[:100]
 
 

@@ -4,26 +4,30 @@ import hashlib
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol as Interface
 
 from pydantic import ValidationError
 
-from device_agents.errors import DeviceFault, LeaseLost, Stopped
+from device_agents.errors import DeviceChanged, DeviceFault, DeviceRebooted, LeaseLost, Stopped
 from device_agents.heartbeats import Heartbeat
 from device_agents.rounds import MeasuringDevice, Outcome, measure
 from latency_contract.connection import (
+    NotAllowed,
     NotThisService,
     ServiceConnection,
     ServiceError,
     ServiceRefused,
     ServiceUnreachable,
 )
-from latency_contract.devices import Device, DeviceReport
+from latency_contract.devices import Device, DeviceFaultReport, DeviceReport
 from latency_contract.jobs import MAX_REASON, Lease, LeaseRelease, LeaseReport, LeaseRequest
 
 log = logging.getLogger(__name__)
+
+LOOK_AFTER_S = 30.0  # a device without work is looked at so often, to say in time that it is gone
 
 
 class AgentDevice(MeasuringDevice, Interface):
@@ -31,6 +35,10 @@ class AgentDevice(MeasuringDevice, Interface):
 
     @property
     def report(self) -> DeviceReport: ...
+
+    def check(self) -> None:
+        """Raises DeviceFault where it cannot be reached or used."""
+        ...
 
 
 class Agent:
@@ -41,11 +49,14 @@ class Agent:
         self._device = device
         self._stop = stop
         self._max_jobs = max_jobs
+        self._looked_at = time.monotonic()
 
     def run(self) -> None:
         """Serve until told to stop. A service that is away is waited for.
 
         Raises:
+            DeviceChanged: the device is not the one that was reported.
+            NotAllowed: the service does not accept the token, or no longer; asking again would not help.
             ServiceRefused: the service does not accept this device.
             NotThisService: something else answers at its address.
         """
@@ -60,7 +71,7 @@ class Agent:
                 log.warning("%s Trying again.", error)
                 reported, wait_s = False, 1.0
             except (ServiceRefused, NotThisService) as error:
-                if not reported:
+                if not reported or isinstance(error, NotAllowed):
                     raise
                 log.warning("%s Reporting the device again.", error)  # another database now, or a proxy in between
                 reported, wait_s = False, 1.0
@@ -76,6 +87,7 @@ class Agent:
         request = LeaseRequest(serial=self._device.identity.serial, max_jobs=self._max_jobs)
         response = self._connection.request("POST", "/v1/leases", body=request)
         if response.status_code == 204:
+            self._look_after_device()
             return float(response.headers.get("Retry-After", 1))
         try:
             lease = Lease.model_validate_json(response.content)
@@ -90,9 +102,25 @@ class Agent:
                 log.warning("%s", error)
             except (Stopped, DeviceFault) as error:
                 self._release(lease, error)
+            except DeviceChanged as change:
+                self._release(lease, DeviceFault(str(change)))
+                raise
             except OSError as error:
                 self._release(lease, DeviceFault(f"The agent cannot store models: {error}. Free some disk space."))
+        self._looked_at = time.monotonic()
         return 0.0
+
+    def _look_after_device(self) -> None:
+        """Nobody would notice that a device without work is gone: look, and say so."""
+        if time.monotonic() - self._looked_at < LOOK_AFTER_S:
+            return
+        try:
+            self._device.check()
+        except DeviceFault as fault:
+            log.warning("the device is away: %s", fault)
+            report = DeviceFaultReport(fault=str(fault)[:MAX_REASON])
+            self._connection.ask("POST", f"/v1/devices/{self._device.identity.serial}/faults", Device, body=report)
+        self._looked_at = time.monotonic()
 
     def _measure(self, lease: Lease, heartbeat: Heartbeat) -> Iterator[Sequence[Outcome]]:
         def check() -> None:
@@ -133,6 +161,8 @@ class Agent:
                 log.warning("%s Keeping %d outcomes and trying again.", error, len(outcomes))
                 if self._stop.is_set():
                     raise Stopped("the agent was told to stop while the service is away") from error
+            except NotAllowed:
+                raise
             except ServiceRefused as refusal:
                 if refusal.error == "StaleLease":
                     raise LeaseLost(str(refusal)) from refusal
@@ -145,7 +175,15 @@ class Agent:
         """Give the rest of a lease back. If that cannot be said, the lease's deadline says it."""
         log.warning("giving the lease back: %s", reason)
         fault = str(reason)[:MAX_REASON] if isinstance(reason, DeviceFault) else None
+        release = LeaseRelease(device_fault=fault, suspects=_suspects(lease, reason))
         try:
-            self._connection.request("POST", f"/v1/leases/{lease.token}/release", body=LeaseRelease(device_fault=fault))
+            self._connection.request("POST", f"/v1/leases/{lease.token}/release", body=release)
         except ServiceError as error:
             log.warning("the lease could not be given back: %s", error)
+
+
+def _suspects(lease: Lease, reason: Stopped | DeviceFault) -> tuple[int, ...]:
+    """Jobs whose model ran when the device rebooted."""
+    if not isinstance(reason, DeviceRebooted) or reason.suspect is None:
+        return ()
+    return tuple(job.job_id for job in lease.jobs if job.model_sha256 == reason.suspect.stem)

@@ -4,7 +4,9 @@ Rounds of different subjects take turns (turns.py), so that a slow minute of the
 and on none of them entirely. It knows no device: what runs turns is declared here and implemented elsewhere.
 """
 
+import logging
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,6 +30,8 @@ from latency_contract.measurements import (
     estimate_of,
 )
 from latency_contract.protocols import Protocol
+
+log = logging.getLogger(__name__)
 
 FRUITLESS = 3  # calls in a row in which the device finished no round, after which it is at fault
 
@@ -91,6 +95,7 @@ def measure(
         DeviceFault: the device's, or the reference operator does not run; jobs without an outcome are unharmed.
     """
     pending = [_Progress(job, datetime.now(UTC)) for job in jobs]
+    began, blocks_s = time.monotonic(), 0.0
     fruitless = 0
     while pending:
         check()
@@ -103,7 +108,9 @@ def measure(
             if isinstance(result, Refused):
                 progress.refusal = result.reason
                 came += 1
-            elif result.rejected is not None:
+                continue
+            blocks_s += result.took_s
+            if result.rejected is not None:
                 rejection = result.rejected
                 progress.rejected.append(_rejected(result, result.rejected))
             else:
@@ -117,6 +124,7 @@ def measure(
         outcomes = [_outcome(p, protocol, device.identity) for p in pending if _enough(p, protocol)]
         pending = [p for p in pending if not _enough(p, protocol)]
         yield outcomes
+    log.info("%d subjects in %.3f s, %.3f s of it inside blocks", len(jobs), time.monotonic() - began, blocks_s)
 
 
 def _enough(progress: _Progress, protocol: Protocol) -> bool:
@@ -127,7 +135,7 @@ def _rounds_wanted(rounds: Sequence[Round], protocol: Protocol) -> int:
     """How many more: 0 inside the target after `min_rounds`, or at the cap.
 
     In between, as many as would bring the interval inside the target if rounds go on as before (a floor's half-width
-    falls as 1/n), but at most half as many again, since that is a guess.
+    falls as 1/n), but at most as many again, since that is a guess. A device over ADB pays for every time it is asked.
     """
     rule = protocol.stopping
     done = len(rounds)
@@ -137,7 +145,7 @@ def _rounds_wanted(rounds: Sequence[Round], protocol: Protocol) -> int:
     if width <= rule.target or done >= rule.max_rounds:
         return 0
     promising = max(math.ceil(done * width / rule.target) - done, 1)
-    return min(promising, done // 2, rule.max_rounds - done)
+    return min(promising, done, rule.max_rounds - done)
 
 
 def _round(visit: Visit) -> Round:

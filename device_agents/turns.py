@@ -9,6 +9,7 @@ A runner (litert_runner.py, or a script around benchmark_model) writes down each
 middle, the steps so far still count, and the last one says whose block it was.
 """
 
+import signal
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -75,6 +76,7 @@ class Ran(NamedTuple):
     at_s: float  # since the runner began
     samples_ms: list[float]  # of each run, or one number
     summary_of: int | None  # that sums up so many
+    took_s: float | None = None  # loading and warming up included; None of a process of its own
 
 
 class Refused(NamedTuple):
@@ -83,6 +85,14 @@ class Refused(NamedTuple):
     step: Literal["refused"]
     position: int
     reason: str
+
+
+class Crash(NamedTuple):
+    """The block ended its process, and the runner goes on: one that has a process for each."""
+
+    step: Literal["crash"]
+    position: int
+    how: str  # to be read after "the runner"
 
 
 class State(NamedTuple):
@@ -94,7 +104,7 @@ class Done(NamedTuple):
     step: Literal["done"]
 
 
-Step = Pinned | Started | Ran | Refused | State | Done
+Step = Pinned | Started | Ran | Refused | Crash | State | Done
 
 _step: TypeAdapter[Step] = TypeAdapter(Step)
 
@@ -118,6 +128,7 @@ class Visit(NamedTuple):
     reference_after_ms: float
     before: DeviceState
     after: DeviceState
+    took_s: float  # inside blocks: its own and that of the reference operator after it, as far as the runner says
     rejected: str | None = None  # why it does not count
 
 
@@ -131,6 +142,7 @@ class TurnReader:
         self._state: DeviceState | None = None
         self._reference_ms: list[float] = []  # before and, in time, after the block
         self._block: Ran | None = None
+        self._took_s = 0.0
 
     def read(self, step: Step) -> Visit | Refused | None:
         """What a step completes, if anything.
@@ -146,12 +158,16 @@ class TurnReader:
             case Refused():
                 self.running = None
                 return step
+            case Crash():
+                self.running = None
             case Ran(position=position) if position == REFERENCE:
                 self.running = None
+                self._took_s += step.took_s or 0.0
                 self._reference_ms.append(median(step.samples_ms))
             case Ran():
                 self.running = None
                 self._block = step
+                self._took_s += step.took_s or 0.0
             case State():
                 return self._after_block(step.state)
             case Done():
@@ -161,11 +177,13 @@ class TurnReader:
     def _after_block(self, state: DeviceState) -> Visit | None:
         before, self._state = self._state, state
         block, self._block = self._block, None
-        if block is None:
+        if block is None:  # the turns begin, or a block came to nothing
+            self._reference_ms = self._reference_ms[-1:]
             return None
         if before is None or len(self._reference_ms) != 2:
             raise DeviceFault("The runner's steps are out of order: a block has no reference readings around it.")
         first_ms, self._reference_ms = self._reference_ms[0], self._reference_ms[1:]
+        took_s, self._took_s = self._took_s, 0.0
         return Visit(
             position=block.position,
             started_at=self._began_at + timedelta(seconds=block.at_s),
@@ -175,7 +193,17 @@ class TurnReader:
             reference_after_ms=self._reference_ms[0],
             before=before,
             after=state,
+            took_s=took_s,
         )
+
+
+def ending(status: int | None) -> str:
+    """How a runner ended, from its exit status, negative for a signal; to be read after "the runner"."""
+    if status == -signal.SIGALRM:
+        return "did not finish a block in time"
+    if status is not None and status < 0:
+        return f"was ended by signal {-status}"
+    return f"exited with status {status}"
 
 
 class Crashes:

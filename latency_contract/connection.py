@@ -3,10 +3,16 @@
 ServiceError
 ├── ServiceUnreachable    no answer, or one that asks to come back later; was retried
 ├── ServiceRefused        an answer with an error body; trying again would not help
-└── NotThisService        something else answers at this address
+│   └── NotAllowed        the token is missing, not valid, or not for this
+├── NotThisService        something else answers at this address
+└── UnusableToken         the environment's token is none, or would travel where others can read it
 """
 
 import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -19,6 +25,8 @@ from latency_contract.errors import ErrorBody
 TIMEOUT_S = 30.0  # of one request
 THIS_MACHINE = frozenset({"127.0.0.1", "::1", "localhost"})
 PATIENCE_S = 15.0  # with a service that does not answer
+
+TOKEN = re.compile(r"[\w.~+/=-]{1,200}", re.ASCII)  # what may stand behind `Bearer` (RFC 6750)
 
 logging.getLogger("stamina").setLevel(logging.ERROR)  # what was retried in vain is said by the exception
 
@@ -40,8 +48,41 @@ class ServiceRefused(ServiceError):
         self.status = status
 
 
+class NotAllowed(ServiceRefused):
+    pass
+
+
 class NotThisService(ServiceError):
     pass
+
+
+class UnusableToken(ServiceError):
+    pass
+
+
+def token_of_environment() -> str | None:
+    """PADNAS_TOKEN, or what the file says that PADNAS_TOKEN_FILE names. Never an argument, which everybody can read.
+
+    Raises UnusableToken where that is no token.
+    """
+    source, text = "PADNAS_TOKEN", os.environ.get("PADNAS_TOKEN", "")
+    if not text and (path := os.environ.get("PADNAS_TOKEN_FILE")):
+        source = f"the file {path}"
+        try:
+            text = Path(path).read_text(encoding="ascii")
+        except OSError as error:
+            raise UnusableToken(
+                f"The token file {path} cannot be read: {error.strerror}. Mend PADNAS_TOKEN_FILE."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise UnusableToken(f"There is no token in {source}: it is no plain text.") from error
+        if not text.strip():
+            raise UnusableToken(f"There is no token in {source}: it is empty.")
+    if not text.strip():
+        return None
+    if not TOKEN.fullmatch(text.strip()):
+        raise UnusableToken(f"There is no token in {source}: a token is one line of letters, digits and signs.")
+    return text.strip()
 
 
 class ServiceConnection:
@@ -50,10 +91,13 @@ class ServiceConnection:
     A request that gets no answer is sent again after about 0.1 s, 0.2 s, 0.4 s … (at most 5 s apart, with jitter)
     until PATIENCE_S is over. Every endpoint may be asked twice: a report counts once, and a lease whose answer was lost
     on the way runs out, at the price of one attempt.
+
+    The environment's token is sent with every request: over https to any host, over http to this machine alone, unless
+    PADNAS_TOKEN_OVER_HTTP says that the network between is trusted.
     """
 
     def __init__(self, base_url: str) -> None:
-        """Raises NotThisService for a text that is no address."""
+        """Raises NotThisService for a text that is no address, UnusableToken for a token that cannot be sent there."""
         self.base_url = base_url.rstrip("/")
         try:
             url = httpx.URL(self.base_url)
@@ -62,7 +106,8 @@ class ServiceConnection:
         except httpx.InvalidURL as error:
             raise NotThisService(f"'{base_url}' is not an address: {error}. Use http://HOST:PORT.") from error
         # A proxy of the environment is for other hosts than this machine.
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=url.host not in THIS_MACHINE)
+        trust_env = url.host not in THIS_MACHINE
+        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=trust_env, auth=_authorization(url))
 
     def __enter__(self) -> Self:
         return self
@@ -124,5 +169,24 @@ class ServiceConnection:
                     f"{self.base_url}{path} answered with status {response.status_code} and no explanation."
                     " Is this the address of a latency service?"
                 ) from error
-            raise ServiceRefused(body.error, body.detail, status=response.status_code)
+            refusal = NotAllowed if response.status_code in (401, 403) else ServiceRefused
+            raise refusal(body.error, body.detail, status=response.status_code)
         return response
+
+
+def _authorization(url: httpx.URL) -> Callable[[httpx.Request], httpx.Request] | None:
+    """How requests to this address get the token; None where there is none."""
+    token = token_of_environment()
+    if token is None:
+        return None
+    if url.scheme != "https" and url.host not in THIS_MACHINE and os.environ.get("PADNAS_TOKEN_OVER_HTTP") != "yes":
+        raise UnusableToken(
+            f"The token is not sent to {url} over http, where others on the way can read it. Use https://, or set"
+            " PADNAS_TOKEN_OVER_HTTP=yes if you trust the network between."
+        )
+
+    def authorize(request: httpx.Request) -> httpx.Request:
+        request.headers["Authorization"] = f"Bearer {token}"
+        return request
+
+    return authorize

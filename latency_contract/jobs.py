@@ -6,17 +6,18 @@ it releases, or the lease's deadline does.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from latency_contract.canonical import Contract, Sha256
+from latency_contract.devices import MAX_REASON as MAX_REASON
+from latency_contract.devices import Reason, Serial
 from latency_contract.measurements import Measurement
 from latency_contract.operators import Subject
 from latency_contract.protocols import Protocol
 
 MAX_LEASED_JOBS = 64
-MAX_REASON = 4000  # characters of a fault or failure; longer ones are cut by whoever reports them
 
 JobId = Annotated[int, Field(ge=1, lt=2**63)]  # what a database's integer holds
 
@@ -30,7 +31,7 @@ class JobState(StrEnum):
 
 
 class LeaseRequest(Contract):
-    serial: str
+    serial: Serial
     max_jobs: Annotated[int, Field(ge=1, le=MAX_LEASED_JOBS)] = 16
 
 
@@ -63,7 +64,7 @@ class Failed(Contract):
 
     outcome: Literal["failed"] = "failed"
     job_id: JobId
-    error: Annotated[str, Field(min_length=1, max_length=MAX_REASON)]  # a sentence, with the output that led to it
+    error: Reason  # a sentence, with the output that led to it
 
 
 class LeaseReport(Contract):
@@ -74,9 +75,20 @@ class LeaseReport(Contract):
 
 
 class LeaseRelease(Contract):
-    """Give back what is left of a lease; with a `device_fault`, the device rests before its next one."""
+    """Give back what is left of a lease; with a `device_fault`, the device rests before its next one.
 
-    device_fault: Annotated[str, Field(min_length=1, max_length=MAX_REASON)] | None = None
+    A job that is given back has not been tried, except `suspects`: those that ran when the device went down, and may
+    have brought it down. A pulled cable has none.
+    """
+
+    device_fault: Reason | None = None
+    suspects: Annotated[tuple[JobId, ...], Field(max_length=MAX_LEASED_JOBS)] = ()
+
+    @model_validator(mode="after")
+    def _suspected_of_something(self) -> Self:
+        if self.suspects and self.device_fault is None:
+            raise ValueError("suspects are named together with the device_fault that they may have caused")
+        return self
 
 
 class LeaseState(Contract):

@@ -5,13 +5,13 @@ failure (see jobs.py) and no measurement; there is no number to mistake for a la
 """
 
 import math
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
 from statistics import median
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from latency_contract.canonical import Contract, Sha256
 from latency_contract.estimators import MIN_ROUNDS, Estimate, floor_estimate
@@ -25,6 +25,17 @@ MAX_REJECTED = 100  # rounds kept as evidence of what disturbed a measurement
 Milliseconds = Annotated[float, Field(gt=0, le=MAX_LATENCY_MS, allow_inf_nan=False)]
 
 
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("this time is not between the years 1 and 9999 in UTC") from error
+    return moment
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+
+
 class Verdict(StrEnum):
     STEADY = "steady"  # the interval is inside the protocol's target
     UNSTEADY = "unsteady"  # it is not, though the cap on rounds was reached
@@ -35,7 +46,9 @@ class Round(Contract):
 
     started_at: AwareDatetime
     samples_ms: Annotated[tuple[Milliseconds, ...], Field(min_length=1, max_length=MAX_SAMPLES)]
-    summary_of: Annotated[int, Field(ge=1)] | None = None  # runs behind the one number of a program that gives no more
+    summary_of: Annotated[int, Field(ge=1)] | None = (
+        None  # runs behind one number: its program gave, or was kept of it, no more
+    )
     reference_before_ms: Milliseconds  # median of the reference operator's block
     reference_after_ms: Milliseconds
 
@@ -49,6 +62,16 @@ class Round(Contract):
         if self.summary_of is not None and len(self.samples_ms) != 1:
             raise ValueError(f"a summary of {self.summary_of} runs is one number, not {len(self.samples_ms)}")
         return self
+
+    def summary(self) -> "Round":
+        """The same round as one number, which says how many runs it stands for."""
+        return Round(
+            started_at=self.started_at,
+            samples_ms=(self.block_ms,),
+            summary_of=self.summary_of or len(self.samples_ms),
+            reference_before_ms=self.reference_before_ms,
+            reference_after_ms=self.reference_after_ms,
+        )
 
 
 class DeviceState(Contract):
@@ -83,8 +106,8 @@ class Provenance(Contract):
     before: DeviceState
     after: DeviceState
     unreadable: tuple[str, ...]  # readings, and so gates, that the device does not have
-    started_at: AwareDatetime
-    finished_at: AwareDatetime
+    started_at: Moment
+    finished_at: Moment
 
 
 class RejectedRound(Contract):
@@ -105,6 +128,7 @@ class Measurement(Contract):
     verdict: Verdict
     rounds: Annotated[tuple[Round, ...], Field(min_length=MIN_ROUNDS, max_length=MAX_ROUNDS)]
     rejected: Annotated[tuple[RejectedRound, ...], Field(max_length=MAX_REJECTED)] = ()  # evidence; not in the number
+    rejected_dropped: Annotated[int, Field(ge=0)] = 0  # rejected rounds that are no longer kept
     provenance: Provenance
 
     @classmethod
@@ -130,6 +154,15 @@ class Measurement(Contract):
             rejected=rejected,
             provenance=provenance,
         )
+
+    def without_samples(self) -> "Measurement":
+        """One number a round, from which latency and interval follow as before."""
+        return Measurement.model_validate(dict(self) | {"rounds": tuple(r.summary() for r in self.rounds)})
+
+    def without_evidence(self) -> "Measurement":
+        """No rejected rounds, but how many there were."""
+        dropped = self.rejected_dropped + len(self.rejected)
+        return Measurement.model_validate(dict(self) | {"rejected": (), "rejected_dropped": dropped})
 
     @property
     def measured_at(self) -> datetime:

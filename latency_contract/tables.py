@@ -76,7 +76,7 @@ class LatencyRelease(Contract):
     """A client no longer wants these subjects measured (or any, where none are named)."""
 
     client: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.:-]+$")]
-    subject_ids: tuple[Sha256, ...] | None = None
+    subject_ids: Annotated[tuple[Sha256, ...], Field(max_length=MAX_QUERY)] | None = None
 
 
 class Released(Contract):

@@ -4,18 +4,23 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from random import Random
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError, SQLAlchemyError, TimeoutError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from latency_contract.errors import ErrorBody, validation_sentence
 from latency_service.converter import Converter
-from latency_service.database import Database
+from latency_service.database import AWAY, Database, reason
 from latency_service.errors import ServiceFault
-from latency_service.routes import devices, health, latencies, leases, model_files, tables
+from latency_service.metrics import Metrics
+from latency_service.request_log import RequestLog
+from latency_service.routes import devices, health, latencies, leases, metrics, model_files, tables
+from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Parts
 from latency_service.settings import Settings
 
@@ -26,8 +31,17 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-def create_app(database: Database, *, settings: Settings, clock: Callable[[], datetime] = utc_now) -> FastAPI:
-    converter = Converter(database, settings=settings, clock=clock)
+def create_app(
+    database: Database,
+    *,
+    settings: Settings,
+    clock: Callable[[], datetime] = utc_now,
+    random: Random | None = None,
+    local_agent_secret: str | None = None,
+) -> FastAPI:
+    figures = Metrics()
+    figures.read(database, settings=settings, clock=clock)
+    converter = Converter(database, settings=settings, clock=clock, metrics=figures)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -42,13 +56,15 @@ def create_app(database: Database, *, settings: Settings, clock: Callable[[], da
         version="1",
         lifespan=lifespan,
     )
-    app.state.parts = Parts(database, settings, converter, clock)
-    for routes in (latencies, devices, tables, leases, model_files, health):
-        app.include_router(routes.router)
+    app.add_middleware(RequestLog, metrics=figures, mistake=_our_own_mistake)
+    app.state.parts = Parts(database, settings, converter, clock, random or Random(), local_agent_secret, figures)
+    for router in (r.router for r in (latencies, devices, tables, leases, model_files, health, metrics)):
+        assert all(isinstance(route, GuardedRoute) for route in router.routes), "what is not guarded is open to all"
+        app.include_router(router)
 
     @app.exception_handler(ServiceFault)
     def refuse(_: Request, fault: ServiceFault) -> JSONResponse:
-        return _error(fault.status, type(fault).__name__, str(fault))
+        return _error(fault.status, type(fault).__name__, str(fault), headers=fault.headers)
 
     @app.exception_handler(RequestValidationError)
     def refuse_malformed(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -59,18 +75,21 @@ def create_app(database: Database, *, settings: Settings, clock: Callable[[], da
         detail = f"{request.method} {request.url.path}: {error.detail}. The endpoints are listed at /docs."
         return _error(error.status_code, "HttpError", detail)
 
-    @app.exception_handler(TimeoutError)
-    @app.exception_handler(OperationalError)
     def database_away(_: Request, error: SQLAlchemyError) -> JSONResponse:
-        log.error("the database does not answer: %s", error)
+        log.error("the database does not answer: %s", reason(error))
+        figures.database_errors.inc()
         return _error(503, "DatabaseUnavailable", "The database does not answer at present; try again in a moment.")
 
-    @app.exception_handler(Exception)
-    def our_own_mistake(_: Request, error: Exception) -> JSONResponse:
-        return _error(500, type(error).__name__, "The service made a mistake; its log says more. Please report it.")
+    for away in AWAY:
+        app.exception_handler(away)(database_away)
 
     return app
 
 
-def _error(status: int, name: str, detail: str) -> JSONResponse:
-    return JSONResponse(ErrorBody(error=name, detail=detail).model_dump(), status_code=status)
+def _error(status: int, name: str, detail: str, *, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(ErrorBody(error=name, detail=detail).model_dump(), status_code=status, headers=headers)
+
+
+async def _our_own_mistake(scope: Scope, receive: Receive, send: Send) -> None:
+    sentence = "The service made a mistake; its log says more under the X-Request-ID of this answer. Please report it."
+    await _error(500, "InternalError", sentence)(scope, receive, send)

@@ -22,21 +22,22 @@ class Conversion(NamedTuple):
 
 
 def request(session: Session, subject_ids: Sequence[str], *, precision: str, now: datetime) -> None:
-    """Have these subjects converted, if they are not already; one that failed is tried anew."""
+    """Have these subjects converted, if they are not already; one that failed or was dropped is converted anew."""
     if not subject_ids:
         return
     fresh = {"precision": precision, "state": ModelState.PENDING, "requested_at": now, "attempts": 0}
     session.execute(
         insert_if_absent(session, ModelRow)
-        .values([{"subject_id": subject_id, **fresh} for subject_id in subject_ids])
+        .values([{"subject_id": subject_id, **fresh} for subject_id in sorted(subject_ids)])
         .on_conflict_do_nothing()
     )
+    # A converter that is failing one of them right now fails its jobs too: wait for it, or make it wait.
+    these = and_(ModelRow.subject_id.in_(subject_ids), ModelRow.precision == precision)
+    session.execute(select(ModelRow.subject_id).where(these).order_by(ModelRow.subject_id).with_for_update())
     session.execute(
         update(ModelRow)
-        .where(
-            ModelRow.subject_id.in_(subject_ids), ModelRow.precision == precision, ModelRow.state == ModelState.FAILED
-        )
-        .values(state=ModelState.PENDING, attempts=0, error=None)
+        .where(these, ModelRow.state.in_((ModelState.FAILED, ModelState.DROPPED)))
+        .values(state=ModelState.PENDING, requested_at=now, attempts=0, error=None)
     )
 
 
@@ -84,11 +85,11 @@ def store(session: Session, conversion: Conversion, *, content: bytes, conversio
         row.state, row.sha256, row.conversion_s, row.error = ModelState.READY, sha256, conversion_s, None
 
 
-def fail(session: Session, conversion: Conversion, *, error: str) -> None:
+def fail(session: Session, conversion: Conversion, *, error: str, now: datetime) -> None:
     """Give the subject up, and with it every job that waits for its model."""
     if (row := _owned(session, conversion)) is not None:
         row.state, row.error = ModelState.FAILED, error
-        queue.fail_unconvertible(session, conversion.subject_id, precision=conversion.precision, error=error)
+        queue.fail_unconvertible(session, conversion.subject_id, precision=conversion.precision, error=error, now=now)
 
 
 def postpone(session: Session, conversion: Conversion) -> None:

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
 from datetime import datetime
 from typing import NamedTuple
 
@@ -24,8 +24,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from latency_contract.canonical import canonical_json
 from latency_service import conversion_queue
 from latency_service.conversion_queue import Conversion
-from latency_service.database import Database
+from latency_service.database import AWAY, Database, reason
 from latency_service.errors import ConversionFailed, ConverterBusy
+from latency_service.metrics import Metrics
 from latency_service.settings import Settings
 from latency_service.weights_file import LayerWeights, TrainedNetwork
 
@@ -45,7 +46,10 @@ class _InLine(NamedTuple):
 class Converter:
     """Start it, wake it when something is queued, stop it."""
 
-    def __init__(self, database: Database, *, settings: Settings, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, *, settings: Settings, clock: Callable[[], datetime], metrics: Metrics
+    ) -> None:
+        self._metrics = metrics
         self._database = database
         self._settings = settings
         self._clock = clock
@@ -100,8 +104,12 @@ class Converter:
         while not self._stopping.is_set():
             try:
                 worked = self._serve_line() or self._convert_one()
-            except SQLAlchemyError:  # the database is away or locked: its fault is retried
-                log.exception("the converter cannot reach the database; trying again")
+            except AWAY as error:  # or locked: its fault is retried
+                log.warning("the converter cannot reach the database; trying again: %s", reason(error))
+                self._metrics.database_errors.inc()
+                worked = False
+            except SQLAlchemyError:
+                log.exception("the converter made a mistake; trying again")
                 worked = False
             if not worked:
                 self._work.wait(POLL_S)
@@ -126,7 +134,7 @@ class Converter:
             try:
                 done = self._pool.submit(_convert_trained, canonical_json(trained.network), trained.weights)
                 return done.result(timeout_s)
-            except (RuntimeError, TimeoutError) as error:  # as in _convert_one
+            except (RuntimeError, TimeoutError, CancelledError) as error:  # as in _convert_one
                 if self._stopping.is_set():
                     raise _stopped() from error
                 self._renew_pool()
@@ -154,7 +162,7 @@ class Converter:
             content = self._result(conversion, self._pool.submit(_convert, conversion.document, conversion.precision))
         except ConversionFailed as error:
             self._give_up(conversion, error=str(error))
-        except (RuntimeError, TimeoutError) as error:  # a broken pool, or one that `stop` has just shut down
+        except (RuntimeError, TimeoutError, CancelledError) as error:  # a broken pool, or one that is being shut down
             if self._stopping.is_set():
                 with self._database.writing() as session:
                     conversion_queue.postpone(session, conversion)
@@ -171,6 +179,9 @@ class Converter:
             conversion_s = time.perf_counter() - started
             with self._database.writing() as session:
                 conversion_queue.store(session, conversion, content=content, conversion_s=conversion_s)
+            log.info("converted %s in %.1f s", conversion.subject_id, conversion_s)
+            self._metrics.conversion_s.observe(conversion_s)
+            self._metrics.conversions.labels("ready").inc()
         return True
 
     def _result(self, conversion: Conversion, model: Future[bytes]) -> bytes:
@@ -191,14 +202,16 @@ class Converter:
 
     def _give_up(self, conversion: Conversion, *, error: str) -> None:
         log.warning("conversion of %s failed: %s", conversion.subject_id, error)
+        self._metrics.conversions.labels("failed").inc()
         with self._database.writing() as session:
-            conversion_queue.fail(session, conversion, error=error)
+            conversion_queue.fail(session, conversion, error=error, now=self._clock())
 
     def _after_crash(self, conversion: Conversion, error: Exception) -> None:
         """Start a new process. A subject that took several down is given up."""
         self._renew_pool()
         reason = "did not finish in time" if isinstance(error, TimeoutError) else "died"
         log.warning("the converter %s on %s (attempt %d)", reason, conversion.subject_id, conversion.attempt)
+        self._metrics.conversions.labels("crashed").inc()
         if conversion.attempt >= self._settings.max_conversion_attempts:
             self._give_up(conversion, error=f"the converter {reason} on this model {conversion.attempt} times")
         else:

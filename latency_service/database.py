@@ -1,4 +1,7 @@
-"""The database: engine, transactions, and the check that its schema is the one this program was written for."""
+"""The database: engine, transactions, and the check that its schema is the one this program was written for.
+
+SQLite and PostgreSQL. What holds when many services write to one PostgreSQL is in docs/decisions/0015.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +12,29 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, inspect
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+    TimeoutError,
+)
 from sqlalchemy.orm import Session
 
 from latency_service.errors import SchemaMismatch
 
 BUSY_TIMEOUT_S = 30.0  # a writer waits this long for another one on SQLite
+CONNECT_TIMEOUT_S = 5  # a PostgreSQL that is away is answered with 503, and asked again later
+STATEMENT_TIMEOUT_S = 30  # what takes longer than a client waits for its answer is in nobody's interest
+LOCK_TIMEOUT_S = 10
+# A process answers with one core, which keeps fewer connections busy than it has threads; the others wait their turn.
+# Four replicas fit in the 100 connections that PostgreSQL allows unless told otherwise.
+POOL_SIZE, POOL_OVERFLOW, POOL_TIMEOUT_S = 10, 10, 10.0
+MIGRATION_LOCK = 0x7AD_0A5  # any number that nobody else uses
+AWAY = (OperationalError, InterfaceError, TimeoutError)  # the database's fault, which may pass, and not ours
+USE = "Use sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
 
 
 class Database:
@@ -23,17 +42,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         """Raises ValueError for a URL that names no database."""
-        self.url = url
-        sqlite = url.startswith("sqlite")
-        options: dict[str, Any] = {"connect_args": {"timeout": BUSY_TIMEOUT_S}} if sqlite else {"pool_pre_ping": True}
-        try:
-            self.engine = create_engine(url, **options)
-        except (ArgumentError, ImportError) as error:
-            raise ValueError(f"'{url}' is not a database URL that works here ({error}). Use sqlite:///FILE.") from error
-        if sqlite and self.engine.url.database in (None, "", ":memory:"):
-            raise ValueError(f"'{url}' is a database in memory, which ends with its connection. Use sqlite:///FILE.")
-        if sqlite:
-            _prepare_sqlite(self.engine)
+        self.engine = _engine(url)
+        self.url = self.engine.url.render_as_string(hide_password=True)  # for people
+        self.file = Path(self.engine.url.database or "") if self.engine.dialect.name == "sqlite" else None
         self._writing_engine = self.engine.execution_options(writes=True)
 
     @contextmanager
@@ -47,9 +58,13 @@ class Database:
             yield session
 
     def migrate(self) -> None:
-        """Bring the schema to this program's, from nothing or from an older one."""
-        with self.engine.connect() as connection:
-            config = _alembic_config()
+        """Bring the schema to this program's, from nothing or from an older one. Who comes second finds it done."""
+        with self._writing_engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+            config = alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
@@ -59,20 +74,72 @@ class Database:
 
     def check_schema(self) -> None:
         """Raise SchemaMismatch unless the database's schema is this program's."""
-        expected = ScriptDirectory.from_config(_alembic_config()).get_current_head()
+        expected = ScriptDirectory.from_config(alembic_config()).get_current_head()
         with self.engine.connect() as connection:
             found = MigrationContext.configure(connection).get_current_revision()
         if found != expected:
             raise SchemaMismatch(
                 f"The database has schema {found or 'none'}, this program needs {expected}."
-                f" Run: padnas-service migrate --database-url {self.engine.url.render_as_string(hide_password=True)}"
+                f" Run: padnas-service migrate --database-url {self.url}"
             )
 
     def dispose(self) -> None:
         self.engine.dispose()
 
 
-def _alembic_config() -> Config:
+def _engine(text: str) -> Engine:
+    try:
+        url = make_url(text)
+        if url.drivername in ("postgres", "postgresql"):  # as PostgreSQL's own tools and most providers write it
+            url = url.set(drivername="postgresql+psycopg")
+        if url.get_backend_name() == "sqlite":
+            return _sqlite(url)
+        if url.drivername == "postgresql+psycopg":
+            return _postgresql(url)
+    except ImportError as error:
+        raise ValueError("PostgreSQL needs a driver. Run: pip install 'pad-nas[postgresql]'") from error
+    except ArgumentError as error:
+        raise ValueError(f"'{text}' is not a database URL. {USE}") from error
+    raise ValueError(f"'{url.drivername}' is not a database that works here. {USE}")
+
+
+def _sqlite(url: URL) -> Engine:
+    if url.database in (None, "", ":memory:"):
+        raise ValueError(f"'{url}' is a database in memory, which ends with its connection. Use sqlite:///FILE.")
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT_S})
+    _prepare_sqlite(engine)
+    return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    """Connections are tried before use, so that a PostgreSQL that was restarted is found again."""
+    settings = {
+        "timezone": "UTC",  # also the far ends of the calendar can be read back
+        "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
+        "lock_timeout": f"{LOCK_TIMEOUT_S}s",
+    }
+    return create_engine(
+        url,
+        hide_parameters=True,  # in errors, which are logged: lease tokens are among them
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=POOL_TIMEOUT_S,
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
+        },
+    )
+
+
+def reason(error: SQLAlchemyError) -> str:
+    """What the database said, in one line; PostgreSQL takes several."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(said).split()).rstrip(".")
+
+
+def alembic_config() -> Config:
     here = Path(__file__).parent
     installed = here / "migrations"  # inside a wheel
     config = Config()

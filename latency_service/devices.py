@@ -1,39 +1,51 @@
 """Devices: who reported them, which are at work, and the circuit breaker that lets a faulty one rest."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from random import Random
 
-from sqlalchemy import select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
 from latency_contract.devices import Device, DeviceReport
+from latency_contract.measurements import Verdict
 from latency_service import conversion_queue, queue
 from latency_service.errors import UnknownDevice
 from latency_service.models import DeviceRow, ProtocolRow
 from latency_service.settings import Settings
-from latency_service.subjects import protocol_row, store_protocol
+from latency_service.subjects import insert_if_absent, protocol_row, store_protocol
 
 
 def report(session: Session, description: DeviceReport, *, now: datetime) -> DeviceRow:
     """An agent that starts says which unit it drives, and what that unit measures under."""
     protocol = store_protocol(session, description.protocol)
     conversion_queue.request(session, [protocol.reference_id], precision=protocol.precision, now=now)
-    row = session.get(DeviceRow, description.serial)
-    if row is None:
-        row = DeviceRow(serial=description.serial, faults=0)
-        session.add(row)
-    row.model = description.model
-    row.protocol_id = protocol.id
-    row.document = canonical_json(description)
-    row.last_seen_at = now
     queue.expire_leases_of(session, description.serial, now=now)
-    return row
+    said = {
+        "model": description.model,
+        "protocol_id": protocol.id,
+        "document": canonical_json(description),
+        "last_seen_at": now,
+    }
+    session.execute(
+        insert_if_absent(session, DeviceRow)
+        .values(serial=description.serial, faults=0, **said)
+        .on_conflict_do_update(index_elements=[DeviceRow.serial], set_=said)
+    )
+    return session.get_one(DeviceRow, description.serial, populate_existing=True)
 
 
-def known(session: Session, serial: str) -> DeviceRow:
-    """Raises UnknownDevice for a unit that never reported."""
-    row = session.get(DeviceRow, serial)
+def take_fault(row: DeviceRow, *, fault: str, settings: Settings, random: Random, now: datetime) -> None:
+    """An agent without a lease says that it cannot use its unit. Jobs are not concerned."""
+    row.last_seen_at = now
+    open_breaker(row, fault=fault, settings=settings, random=random, now=now)
+
+
+def known(session: Session, serial: str, *, lock: bool = False) -> DeviceRow:
+    """`lock`: nobody else changes it until this session ends. Raises UnknownDevice for a unit that never reported."""
+    row = session.get(DeviceRow, serial, with_for_update=lock)
     if row is None:
         raise UnknownDevice(f"No unit with serial '{serial}' has reported. Send PUT /v1/devices/{serial} first.")
     return row
@@ -79,18 +91,69 @@ def at_work(session: Session, *, device_model: str, protocol_id: str, settings: 
     return session.scalar(seen.limit(1)) is not None
 
 
-def open_breaker(row: DeviceRow, *, fault: str, settings: Settings, now: datetime) -> None:
-    """After the n-th fault in a row a device rests for `fault_backoff_s` * 2^(n-1), at most `fault_backoff_max_s`."""
-    row.faults += 1
+def note_seen(session: Session, serial: str, *, now: datetime) -> None:
+    """An agent has asked for work, in vain."""
+    session.execute(update(DeviceRow).where(DeviceRow.serial == serial).values(last_seen_at=now))
+
+
+def idle_wait_s(session: Session, *, settings: Settings, random: Random, now: datetime) -> int:
+    """How long an agent without work waits: a thousand wait longer than one, and not all equally long.
+
+    The mean grows with the number of agents at work, to a third of `alive_s`: an answer may be lost before an agent
+    counts as gone. Drawn between half of the mean and one and a half times of it.
+    """
+    alive = select(func.count()).where(DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s))
+    mean_s = max(settings.idle_poll_s, (session.scalar(alive) or 0) / settings.idle_polls_per_s)
+    mean_s = min(mean_s, max(settings.idle_poll_s, settings.alive_s / 3))
+    return random.randint(math.ceil(mean_s / 2), math.floor(mean_s * 3 / 2))
+
+
+def open_breaker(row: DeviceRow, *, fault: str, settings: Settings, random: Random, now: datetime) -> None:
+    """After the n-th fault in a row a device rests, between half and the whole of
+
+        c(n) = min(fault_backoff_s * 2^(n-1), fault_backoff_max_s)
+
+    drawn evenly: 2.5 to 5 s, 5 to 10 s, 10 to 20 s, and from the ninth fault on 7.5 to 15 minutes. Twenty phones on
+    a hub that lost its power come back one by one, not in one moment. A fault that is told while the device rests is
+    taken for the same one told again, as after an answer that was lost: it neither counts nor prolongs the rest.
+    """
     row.last_fault = fault
-    rest_s = min(settings.fault_backoff_s * 2.0 ** min(row.faults - 1, 30), settings.fault_backoff_max_s)
-    row.blocked_until = now + timedelta(seconds=rest_s)
+    if at_rest(row, now):
+        return
+    row.faults += 1
+    longest_s = min(settings.fault_backoff_s * 2.0 ** min(row.faults - 1, 30), settings.fault_backoff_max_s)
+    row.blocked_until = now + timedelta(seconds=longest_s * random.uniform(0.5, 1.0))
 
 
 def close_breaker(row: DeviceRow) -> None:
     """A device that delivers is well again; its last fault stays on record."""
     row.faults = 0
     row.blocked_until = None
+
+
+def rest_s(row: DeviceRow, *, settings: Settings, now: datetime) -> int:
+    """For how long an agent need not ask because its device rests; 0 where it does not.
+
+    What is left of the rest, in whole seconds upwards, but at most a third of `alive_s`: two questions may be lost
+    before the agent counts as gone.
+    """
+    if row.blocked_until is None or not at_rest(row, now):
+        return 0
+    return math.ceil(min((row.blocked_until - now).total_seconds(), settings.alive_s / 3))
+
+
+def at_rest(row: DeviceRow, now: datetime) -> bool:
+    return row.blocked_until is not None and row.blocked_until > now
+
+
+def count_measured(session: Session, row: DeviceRow, verdict: Verdict, *, now: datetime) -> None:
+    """One more accepted measurement. The database adds, so that two reports at once are two."""
+    counter = {Verdict.STEADY: DeviceRow.measured_steady, Verdict.UNSTEADY: DeviceRow.measured_unsteady}[verdict]
+    this = update(DeviceRow).where(DeviceRow.serial == row.serial)
+    session.execute(
+        this.values({counter: counter + 1, DeviceRow.last_measured_at: now}),
+        execution_options={"synchronize_session": False},
+    )
 
 
 def shown(row: DeviceRow, *, settings: Settings, now: datetime) -> Device:
@@ -101,5 +164,5 @@ def shown(row: DeviceRow, *, settings: Settings, now: datetime) -> Device:
         last_seen_at=row.last_seen_at,
         faults=row.faults,
         last_fault=row.last_fault,
-        blocked_until=row.blocked_until if row.blocked_until is not None and row.blocked_until > now else None,
+        blocked_until=row.blocked_until if at_rest(row, now) else None,
     )

@@ -1,6 +1,9 @@
 """Refusals of the service. Each carries its HTTP status; one handler in app.py puts them on the wire.
 
 ServiceFault
+├── NoToken            401   a token is needed, and none was sent
+├── InvalidToken       401   a token that is not known here, or was revoked
+├── WrongRole          403   a token that may do other things than this
 ├── UnknownDevice      404
 ├── UnknownProtocol    404
 ├── UnknownOperator    404   a text key that names no acceptable operator
@@ -10,6 +13,7 @@ ServiceFault
 ├── InvalidModel       422   bytes that are not the TFLite file of their address
 ├── InvalidWeights     422   weights that are not those of their network
 ├── BodyTooLarge       413
+├── QueueFull          429   one client waits for more than is its share
 ├── ConversionFailed   400   a subject that TensorFlow cannot convert; in the queue, it fails the jobs that wait for it
 ├── ConverterBusy      503   or not to be had: it starts, it ends, or many wait for it
 ├── StaleLease         409   the token is not, or no longer, the owner of these jobs
@@ -24,6 +28,26 @@ class ServiceFault(Exception):
     """The text is a sentence for people that says what to do next."""
 
     status: ClassVar[int]
+    headers: ClassVar[dict[str, str]] = {}
+
+
+# Who is refused before the body is read must not go on sending it: the service would have to receive it to the end.
+HANG_UP = {"Connection": "close"}
+
+
+class NoToken(ServiceFault):
+    status = 401
+    headers: ClassVar = {"WWW-Authenticate": "Bearer"} | HANG_UP
+
+
+class InvalidToken(ServiceFault):
+    status = 401
+    headers: ClassVar = {"WWW-Authenticate": 'Bearer error="invalid_token"'} | HANG_UP
+
+
+class WrongRole(ServiceFault):
+    status = 403
+    headers: ClassVar = HANG_UP
 
 
 class UnknownDevice(ServiceFault):
@@ -60,6 +84,12 @@ class InvalidWeights(ServiceFault):
 
 class BodyTooLarge(ServiceFault):
     status = 413
+    headers: ClassVar = HANG_UP
+
+
+class QueueFull(ServiceFault):
+    status = 429
+    headers: ClassVar = {"Retry-After": "60"}  # devices measure some hundred operators in this time
 
 
 class ConversionFailed(ServiceFault):

@@ -11,7 +11,7 @@ from latency_contract.measurements import Measurement, Verdict
 from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import Subject
 from latency_contract.tables import Latency, LatencyEntry, LatencyQuery, LatencyStatus
-from latency_service import conversion_queue, devices, model_files, queue
+from latency_service import conversion_queue, devices, model_files, queue, units
 from latency_service.errors import UnknownMeasurement, WrongMeasurement
 from latency_service.models import DeviceRow, JobRow, MeasurementRow, ProtocolRow
 from latency_service.settings import Settings
@@ -27,6 +27,14 @@ def look_up(
 ) -> list[LatencyEntry]:
     """What is known of each subject, in the order asked. The newest measurement counts."""
     ids = list({subject.id for subject in subjects})
+    last_job = (
+        select(func.max(JobRow.id))
+        .where(JobRow.device_model == device_model, JobRow.protocol_id == protocol.id, JobRow.subject_id.in_(ids))
+        .group_by(JobRow.subject_id)
+    )
+    # Jobs before measurements: of a job that ends between the two questions, the result must be seen.
+    last_jobs = select(JobRow).where(JobRow.id.in_(last_job)).execution_options(populate_existing=True)
+    jobs = {row.subject_id: row for row in session.scalars(last_jobs)}
     table = (
         MeasurementRow.device_model == device_model,
         MeasurementRow.protocol_id == protocol.id,
@@ -35,12 +43,6 @@ def look_up(
     newest = select(func.max(MeasurementRow.id)).where(*table).group_by(MeasurementRow.subject_id)
     measured = session.scalars(select(MeasurementRow).where(MeasurementRow.id.in_(newest)))
     latencies = {row.subject_id: latency_of(row) for row in measured}
-    last_job = (
-        select(func.max(JobRow.id))
-        .where(JobRow.device_model == device_model, JobRow.protocol_id == protocol.id, JobRow.subject_id.in_(ids))
-        .group_by(JobRow.subject_id)
-    )
-    jobs = {row.subject_id: row for row in session.scalars(select(JobRow).where(JobRow.id.in_(last_job)))}
     return [_entry(subject, latencies.get(subject.id), jobs.get(subject.id)) for subject in subjects]
 
 
@@ -51,13 +53,16 @@ def queue_missing(
     *,
     device_model: str,
     protocol: ProtocolRow,
+    owner: str = "",
+    max_waiting: int = Settings.max_waiting,
     now: datetime,
 ) -> list[LatencyEntry]:
-    """Queue what has no measurement; returns the entries as they are afterwards.
+    """Queue what has no measurement; returns the entries as they are afterwards. `owner` is the name of the token.
 
     A subject that failed is tried again too: whoever asks for it to be queued has read that it failed.
 
     Raises:
+        QueueFull: the client would wait for more than `max_waiting` jobs.
         UnknownModel: a TFLite file is to be measured whose bytes the service was never given.
     """
     wanted = {e.subject_id for e in entries if e.status != LatencyStatus.MEASURED}
@@ -65,11 +70,14 @@ def queue_missing(
     if not subjects:
         return list(entries)
     store_subjects(session, subjects)
-    files = {subject for subject in subjects if isinstance(subject, TFLiteModel)}
-    for file in files:
+    # They are locked now; what a device has reported until then must not be measured once more.
+    entries = look_up(session, subjects, device_model=device_model, protocol=protocol)
+    wanted = {e.subject_id for e in entries if e.status != LatencyStatus.MEASURED}
+    subjects = [subject for subject in subjects if subject.id in wanted]
+    files = {subject.id: subject for subject in subjects if isinstance(subject, TFLiteModel)}
+    for _, file in sorted(files.items()):
         model_files.make_ready(session, file, precision=protocol.precision, now=now)
-    to_convert = sorted(wanted - {file.id for file in files})
-    conversion_queue.request(session, to_convert, precision=protocol.precision, now=now)
+    conversion_queue.request(session, sorted(wanted - files.keys()), precision=protocol.precision, now=now)
     in_order = list(dict.fromkeys(subject.id for subject in subjects))
     queue.request(
         session,
@@ -77,16 +85,23 @@ def queue_missing(
         device_model=device_model,
         protocol=protocol,
         client=query.client,
+        owner=owner,
         purpose=query.purpose,
         now=now,
     )
+    queue.refuse_above(session, query.client, owner=owner, max_waiting=max_waiting)
     return look_up(session, query.subjects, device_model=device_model, protocol=protocol)
+
+
+def nothing_to_lease(session: Session, device: DeviceRow, *, now: datetime) -> bool:
+    """Whether `lease` would find nothing. Reads alone, for the many who ask in vain."""
+    return devices.at_rest(device, now) or not queue.work_for(session, device, now=now)
 
 
 def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Settings, now: datetime) -> Lease | None:
     """A batch of jobs for a device; None where there is nothing to do, or the device has to rest."""
     device.last_seen_at = now
-    if device.blocked_until is not None and device.blocked_until > now:
+    if devices.at_rest(device, now):
         return None
     protocol = protocol_row(session, device.protocol_id)
     reference = conversion_queue.model_sha256(session, protocol.reference_id, precision=protocol.precision)
@@ -122,12 +137,13 @@ def accept(session: Session, token: str, report: LeaseReport, *, now: datetime) 
         StaleLease: a job does not belong to this lease any more.
         WrongMeasurement: a measurement of another subject, model, device, or with another confidence.
     """
+    owned = queue.owned_jobs(session, token, (outcome.job_id for outcome in report.outcomes))
     for outcome in report.outcomes:
-        job = queue.owned_job(session, token, outcome.job_id)
+        job = owned.pop(outcome.job_id, None)
         if job is None:
             continue
         if isinstance(outcome, Failed):
-            queue.fail(job, error=outcome.error)
+            queue.fail(job, error=outcome.error, now=now)
             continue
         _check_belongs(session, job, outcome.measurement)
         session.add(_measurement_row(job, outcome.measurement))
@@ -135,12 +151,13 @@ def accept(session: Session, token: str, report: LeaseReport, *, now: datetime) 
         device = devices.known(session, outcome.measurement.provenance.device_serial)
         device.last_seen_at = now
         devices.close_breaker(device)
+        devices.count_measured(session, device, outcome.measurement.verdict, now=now)
     session.flush()
     return queue.remaining(session, token)
 
 
 def measurement(session: Session, measurement_id: int) -> Measurement:
-    """The whole measurement, with every sample. Raises UnknownMeasurement."""
+    """The whole measurement, as far as it is kept (retention.py). Raises UnknownMeasurement."""
     row = session.get(MeasurementRow, measurement_id)
     if row is None:
         raise UnknownMeasurement(f"There is no measurement {measurement_id}; latencies name those that exist.")
@@ -211,5 +228,7 @@ def _measurement_row(job: JobRow, measured: Measurement) -> MeasurementRow:
         verdict=measured.verdict,
         rounds=len(measured.rounds),
         measured_at=measured.measured_at,
+        reference_ms=units.reference_floor_ms(measured),
         document=measured.model_dump_json(),
+        has_evidence=bool(measured.rejected),
     )

@@ -4,10 +4,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 
 from sqlalchemy import (
+    BigInteger,
     DateTime,
     Dialect,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -19,6 +21,14 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 ACTIVE_STATES = "state IN ('queued', 'leased')"
+VALID_TOKEN = "revoked_at IS NULL"
+MAX_TOKEN_NAME = 50  # characters
+FAILED_STATE = "state = 'failed'"
+EVER_EXPIRED = "expiries > 0"
+
+
+# Ids reach to 2^63 on the wire. SQLite numbers rows by itself only in a column of type INTEGER, which reaches as far.
+Id = BigInteger().with_variant(Integer(), "sqlite")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -64,6 +74,7 @@ class ModelState(StrEnum):
     CONVERTING = "converting"  # a converter has it until `claimed_until`
     READY = "ready"  # its bytes are stored
     FAILED = "failed"  # it cannot be converted; `error` says why
+    DROPPED = "dropped"  # its bytes were not kept; whoever asks for the subject has them made anew
 
 
 class ModelRow(Base):
@@ -115,6 +126,10 @@ class DeviceRow(Base):
     faults: Mapped[int] = mapped_column(default=0)
     last_fault: Mapped[str | None] = mapped_column(Text)
     blocked_until: Mapped[datetime | None]
+    # Accepted measurements by verdict: counting them would take longer with each. A report writes this row anyway.
+    measured_steady: Mapped[int] = mapped_column(default=0)
+    measured_unsteady: Mapped[int] = mapped_column(default=0)
+    last_measured_at: Mapped[datetime | None]
 
 
 class JobRow(Base):
@@ -122,7 +137,7 @@ class JobRow(Base):
 
     __tablename__ = "jobs"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     subject_id: Mapped[str] = mapped_column(ForeignKey("subjects.id"))
     device_model: Mapped[str] = mapped_column(String(100))
     protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"))
@@ -130,11 +145,13 @@ class JobRow(Base):
     state: Mapped[str] = mapped_column(String(20))
     priority: Mapped[int]  # smaller is sooner
     created_at: Mapped[datetime]
-    attempts: Mapped[int] = mapped_column(default=0)  # leases so far
+    attempts: Mapped[int] = mapped_column(default=0)  # leases that it may have brought to a bad end
     lease_token: Mapped[str | None] = mapped_column(String(64), index=True)
     lease_expires_at: Mapped[datetime | None]
     leased_by: Mapped[str | None] = mapped_column(String(100))
     error: Mapped[str | None] = mapped_column(Text)
+    failed_at: Mapped[datetime | None]
+    expiries: Mapped[int] = mapped_column(default=0)  # leases whose deadline passed
 
     __table_args__ = (
         # One subject is never queued twice for the same table.
@@ -143,6 +160,19 @@ class JobRow(Base):
             sqlite_where=text(ACTIVE_STATES), postgresql_where=text(ACTIVE_STATES),
         ),
         Index("ix_jobs_claim", "device_model", "protocol_id", "state", "priority", "id"),
+        # For figures (overview.py). SQLite reads rows for a condition on a column that the index does not hold.
+        Index(
+            "ix_jobs_active", "state", "device_model", "priority", "created_at",
+            sqlite_where=text(ACTIVE_STATES), postgresql_where=text(ACTIVE_STATES),
+        ),
+        Index(
+            "ix_jobs_failed", "state", "device_model", "failed_at",
+            sqlite_where=text(FAILED_STATE), postgresql_where=text(FAILED_STATE),
+        ),
+        Index(
+            "ix_jobs_expired", "device_model", "expiries",
+            sqlite_where=text(EVER_EXPIRED), postgresql_where=text(EVER_EXPIRED),
+        ),
     )  # fmt: skip
 
 
@@ -152,7 +182,10 @@ class WantRow(Base):
     __tablename__ = "wants"
 
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
-    client: Mapped[str] = mapped_column(String(100), primary_key=True, index=True)
+    owner: Mapped[str] = mapped_column(String(MAX_TOKEN_NAME), primary_key=True, default="")  # its token's name
+    client: Mapped[str] = mapped_column(String(100), primary_key=True)
+
+    __table_args__ = (Index("ix_wants_client", "owner", "client"),)
 
 
 class MeasurementRow(Base):
@@ -160,7 +193,7 @@ class MeasurementRow(Base):
 
     __tablename__ = "measurements"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     job_id: Mapped[int] = mapped_column(ForeignKey("jobs.id"), unique=True)
     subject_id: Mapped[str] = mapped_column(ForeignKey("subjects.id"))
     device_model: Mapped[str] = mapped_column(String(100))
@@ -173,15 +206,30 @@ class MeasurementRow(Base):
     verdict: Mapped[str] = mapped_column(String(20))
     rounds: Mapped[int]
     measured_at: Mapped[datetime]
-    document: Mapped[str] = mapped_column(Text)  # the whole Measurement, every sample included
+    reference_ms: Mapped[float]  # smallest reading of the reference operator in its rounds
+    document: Mapped[str] = mapped_column(Text)  # the whole Measurement, with every sample until it is pruned
+    has_samples: Mapped[bool] = mapped_column(default=True)
+    has_evidence: Mapped[bool] = mapped_column(default=False)  # rejected rounds
 
-    __table_args__ = (Index(None, "device_model", "protocol_id", "subject_id", "id"),)
+    __table_args__ = (
+        Index(None, "device_model", "protocol_id", "subject_id", "id"),
+        # Holds all that units are compared by, so that no document is read for it.
+        Index("ix_measurements_units", "device_model", "protocol_id", "device_serial", "id", "reference_ms"),
+        Index(
+            "ix_measurements_samples", "measured_at",
+            sqlite_where=text("has_samples"), postgresql_where=text("has_samples"),
+        ),
+        Index(
+            "ix_measurements_evidence", "measured_at",
+            sqlite_where=text("has_evidence"), postgresql_where=text("has_evidence"),
+        ),
+    )  # fmt: skip
 
 
 class TableVersionRow(Base):
     __tablename__ = "table_versions"
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     table_id: Mapped[str] = mapped_column(String(64))
     version: Mapped[int]
     device_model: Mapped[str] = mapped_column(String(100))
@@ -198,3 +246,23 @@ class TableEntryRow(Base):
 
     version_id: Mapped[int] = mapped_column(ForeignKey("table_versions.id"), primary_key=True)
     measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), primary_key=True)
+
+
+class TokenRow(Base):
+    """Who may use the service, and as what. Revoked tokens are kept: where one was ever made, one is needed."""
+
+    __tablename__ = "tokens"
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)  # of the token, which is stored nowhere
+    name: Mapped[str] = mapped_column(String(MAX_TOKEN_NAME))
+    role: Mapped[str] = mapped_column(String(20))
+    created_at: Mapped[datetime]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "uq_tokens_valid_name", "name", unique=True,
+            sqlite_where=text(VALID_TOKEN), postgresql_where=text(VALID_TOKEN),
+        ),
+    )  # fmt: skip

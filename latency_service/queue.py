@@ -8,21 +8,33 @@
 
 Leases are fenced: every job carries the token of the lease that owns it, and whoever writes must know that token.
 An expired lease needs no sweeper: the claim itself takes jobs whose deadline has passed.
+
+Many services may do all of this at once on PostgreSQL. A claim passes over what others have locked; everybody else
+locks jobs in the order of their ids, after subjects and models and before devices (docs/decisions/0015).
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, CursorResult, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, and_, case, delete, exists, func, or_, select, text, update
 from sqlalchemy.orm import Session, aliased
 
 from latency_contract.jobs import JobState
 from latency_contract.tables import Purpose
-from latency_service.errors import StaleLease
-from latency_service.models import DeviceRow, JobRow, ModelRow, ModelState, ProtocolRow, WantRow
-from latency_service.subjects import insert_if_absent
+from latency_service.errors import QueueFull, StaleLease
+from latency_service.models import (
+    ACTIVE_STATES,
+    DeviceRow,
+    JobRow,
+    ModelRow,
+    ModelState,
+    ProtocolRow,
+    SubjectRow,
+    WantRow,
+)
+from latency_service.subjects import insert_if_absent, lock_subjects
 
 # What a running search waits for comes first, then table builds, oldest first.
 PRIORITIES = {Purpose.SEARCH: 0, Purpose.TABLE: 1}
@@ -55,10 +67,16 @@ def request(
     device_model: str,
     protocol: ProtocolRow,
     client: str,
+    owner: str = "",
     purpose: Purpose,
     now: datetime,
 ) -> None:
-    """Queue one job for each subject that has no active one, and note that `client` wants them all."""
+    """Queue one job for each subject that has no active one, and note that `client` wants them all.
+
+    `owner` is the name of the client's token: two clients of one name are two where their tokens are.
+
+    The subjects are locked (`store_subjects`), so that none of them is measured or given up meanwhile.
+    """
     if not subject_ids:
         return
     priority = PRIORITIES[purpose]
@@ -87,8 +105,14 @@ def request(
         JobRow.protocol_id == protocol.id,
         JobRow.state.in_((JobState.QUEUED, JobState.LEASED)),
     )
-    session.execute(update(JobRow).where(active, JobRow.priority > priority).values(priority=priority))
-    wants = [{"job_id": job_id, "client": client} for job_id in session.scalars(select(JobRow.id).where(active))]
+    job_ids = _lock(session, active)
+    session.execute(
+        update(JobRow).where(JobRow.id.in_(job_ids), JobRow.priority > priority).values(priority=priority),
+        execution_options={"synchronize_session": False},
+    )
+    wants = [{"job_id": job_id, "owner": owner, "client": client} for job_id in job_ids]
+    if not wants:  # all were finished by a device or given up since the insertion
+        return
     session.execute(insert_if_absent(session, WantRow).values(wants).on_conflict_do_nothing())
 
 
@@ -97,13 +121,19 @@ def claim(
 ) -> Claim | None:
     """Give the most urgent eligible jobs to a device; None when there is no work.
 
-    Eligible: the model is converted, and the job is queued, or leased with a deadline that has passed. A job that was
-    leased before without a result is leased alone, so that one which brings devices down costs its neighbours nothing
-    more; those with the fewest attempts come first.
+    Eligible: the model is converted, and the job is queued, or leased with a deadline that has passed. A job with a
+    spent attempt (its deadline passed, or it is suspected of a device's fault) is leased alone, so that one which
+    brings devices down costs its neighbours nothing more; those with the fewest attempts come first.
     """
+    spent = aliased(JobRow)
+    given_up = (
+        select(spent.id)
+        .where(_of_table(spent, device), _expired(spent, now), spent.attempts >= max_attempts)
+        .with_for_update(key_share=True, skip_locked=True)
+    ).cte("given_up")
     session.execute(
         update(JobRow)
-        .where(_expired(JobRow, now), JobRow.attempts >= max_attempts)
+        .where(JobRow.id.in_(select(given_up.c.id)))
         .values(
             state=JobState.FAILED,
             lease_token=None,
@@ -111,34 +141,40 @@ def claim(
                 JobRow.error,
                 f"given up after {max_attempts} leases that ended without a result: the agent died or hung",
             ),
+            failed_at=now,
+            expiries=JobRow.expiries + 1,
         )
+        .execution_options(synchronize_session=False)
     )
+    # Parts of one statement, so that each is evaluated once: a subquery with a limit may be evaluated once a row, and
+    # lock others each time. The first job is locked too; a rival's first, merely seen, would leave nothing to be had.
     candidate, other = aliased(JobRow), aliased(JobRow)
     first = (
         select(other.id, other.attempts)
         .where(_eligible(other, device, now))
         .order_by(other.priority, other.attempts, other.id)
         .limit(1)
-        .subquery("first")
-    )
+        .with_for_update(of=other, key_share=True, skip_locked=True)  # ignored by SQLite, whose writers take turns
+    ).cte("first")
     batch = (
         select(candidate.id)
         .join(first, or_(candidate.id == first.c.id, and_(candidate.attempts == 0, first.c.attempts == 0)))
         .where(_eligible(candidate, device, now))
         .order_by(candidate.priority, candidate.attempts, candidate.id)
         .limit(max_jobs)
-        .with_for_update(of=candidate, skip_locked=True)  # ignored by SQLite, whose writers take turns
-    )
+        .with_for_update(of=candidate, key_share=True, skip_locked=True)
+    ).cte("batch")
     token, expires_at = secrets.token_hex(16), now + timedelta(seconds=lease_s)
     claimed = session.execute(
         update(JobRow)
-        .where(JobRow.id.in_(batch))
+        .where(JobRow.id.in_(select(batch.c.id)))
         .values(
             state=JobState.LEASED,
             lease_token=token,
             lease_expires_at=expires_at,
             leased_by=device.serial,
             attempts=JobRow.attempts + 1,
+            expiries=JobRow.expiries + case((JobRow.state == JobState.LEASED, 1), else_=0),
         )
         .returning(JobRow.id, JobRow.subject_id, JobRow.attempts, JobRow.priority)
         .execution_options(synchronize_session=False)
@@ -149,6 +185,11 @@ def claim(
     return Claim(token, expires_at, [ClaimedJob(row.id, row.subject_id, row.attempts) for row in in_order])
 
 
+def work_for(session: Session, device: DeviceRow, *, now: datetime) -> bool:
+    """Whether `claim` would find something for a device. Reads alone."""
+    return bool(session.scalar(select(exists().where(_eligible(JobRow, device, now)))))
+
+
 def renew(session: Session, token: str, *, lease_s: float, now: datetime) -> Renewal:
     """Move the deadline of a lease.
 
@@ -156,77 +197,139 @@ def renew(session: Session, token: str, *, lease_s: float, now: datetime) -> Ren
         StaleLease: the deadline had passed and another device has the jobs, or nothing is left of the lease.
     """
     expires_at = now + timedelta(seconds=lease_s)
-    serial = _holder(session, token)
-    renewed = _rows_changed(session, update(JobRow).where(_owned(token)).values(lease_expires_at=expires_at))
-    return Renewal(expires_at, renewed, serial)
+    job_ids, serial = _held(session, token)
+    session.execute(
+        update(JobRow).where(JobRow.id.in_(job_ids)).values(lease_expires_at=expires_at),
+        execution_options={"synchronize_session": False},
+    )
+    return Renewal(expires_at, len(job_ids), serial)
 
 
-def owned_job(session: Session, token: str, job_id: int) -> JobRow | None:
-    """The job if the lease owns it; None if this very lease has already finished it.
+def owned_jobs(session: Session, token: str, job_ids: Iterable[int]) -> dict[int, JobRow]:
+    """Of these jobs, those that the lease owns and has not finished yet; locked, and their subjects with them.
 
     Raises:
-        StaleLease: neither.
+        StaleLease: one of them is neither owned nor already finished by this very lease.
     """
-    job = session.get(JobRow, job_id, with_for_update=True)
-    if job is not None and job.lease_token == token:
-        if job.state == JobState.LEASED:
-            return job
-        if job.state in (JobState.DONE, JobState.FAILED):
-            return None
-    raise StaleLease(
-        f"Job {job_id} is not, or no longer, part of this lease; its result is refused. Ask for a new lease."
+    asked = sorted(set(job_ids))
+    # Whoever queues what is missing holds the subjects: it sees the measurement that is stored now, or the job that is.
+    session.execute(
+        select(SubjectRow.id)
+        .join(JobRow, JobRow.subject_id == SubjectRow.id)
+        .where(JobRow.id.in_(asked))
+        .order_by(SubjectRow.id)
+        .with_for_update(of=SubjectRow, read=True)
     )
+    rows = session.scalars(
+        select(JobRow)
+        .where(JobRow.id.in_(asked), JobRow.lease_token == token)
+        .order_by(JobRow.id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+    jobs = {row.id: row for row in rows if row.state in (JobState.LEASED, JobState.DONE, JobState.FAILED)}
+    for job_id in asked:
+        if job_id not in jobs:
+            raise StaleLease(
+                f"Job {job_id} is not, or no longer, part of this lease; its result is refused. Ask for a new lease."
+            )
+    return {job_id: job for job_id, job in jobs.items() if job.state == JobState.LEASED}
 
 
 def complete(job: JobRow) -> None:
     job.state = JobState.DONE
 
 
-def fail(job: JobRow, *, error: str) -> None:
+def fail(job: JobRow, *, error: str, now: datetime) -> None:
     """The subject's own fault: trying again would not help."""
     job.state = JobState.FAILED
     job.error = error
+    job.failed_at = now
 
 
 def remaining(session: Session, token: str) -> int:
     return session.scalar(select(func.count()).select_from(JobRow).where(_owned(token))) or 0
 
 
-def release(session: Session, token: str, *, device_fault: str | None, max_attempts: int) -> str:
+def release(
+    session: Session,
+    token: str,
+    *,
+    device_fault: str | None,
+    suspects: Collection[int],
+    max_attempts: int,
+    now: datetime,
+) -> str:
     """Return what is left of a lease to the queue; returns the serial of the device that had it.
 
-    A lease that is given back voluntarily does not count as an attempt. After a device's fault it does, so that a
-    subject which brings devices down is given up in the end.
+    A job that is given back does not count the lease as an attempt, whatever the fault: a cable may be pulled as often
+    as it likes. Only `suspects`, which ran when the device went down, do, so that a subject which brings devices down
+    is given up in the end, with the fault as its error.
 
     Raises:
-        StaleLease: nothing is left of this lease.
+        StaleLease: nothing is left of this lease, or a suspect is not part of it. Nothing is returned then.
     """
-    serial = _holder(session, token)
+    _, serial = _held(session, token)
+    mine = set(session.scalars(select(JobRow.id).where(JobRow.lease_token == token)))  # finished ones too
+    for job_id in suspects:
+        if job_id not in mine:
+            raise StaleLease(f"Job {job_id} is not part of this lease. Suspect only jobs that the lease brought.")
     back = {"state": JobState.QUEUED, "lease_token": None, "lease_expires_at": None, "leased_by": None}
-    if device_fault is None:
-        session.execute(update(JobRow).where(_owned(token)).values(attempts=JobRow.attempts - 1, **back))
-        return serial
-    spent = and_(_owned(token), JobRow.attempts >= max_attempts)
-    session.execute(update(JobRow).where(spent).values(state=JobState.FAILED, lease_token=None, error=device_fault))
-    session.execute(update(JobRow).where(_owned(token)).values(error=device_fault, **back))
+    suspected = and_(_owned(token), JobRow.id.in_(suspects))
+    spent = and_(suspected, JobRow.attempts >= max_attempts)
+    failed = {"state": JobState.FAILED, "lease_token": None, "error": device_fault, "failed_at": now}
+    session.execute(update(JobRow).where(spent).values(**failed))
+    session.execute(update(JobRow).where(suspected).values(error=device_fault, **back))
+    session.execute(update(JobRow).where(_owned(token)).values(attempts=JobRow.attempts - 1, **back))
     return serial
 
 
 def expire_leases_of(session: Session, serial: str, *, now: datetime) -> None:
     """An agent that starts anew has forgotten its leases; their deadlines need not be waited for."""
-    held = and_(JobRow.leased_by == serial, JobRow.state == JobState.LEASED, JobRow.lease_expires_at > now)
-    session.execute(update(JobRow).where(held).values(lease_expires_at=now))
+    held = _lock(
+        session, and_(JobRow.leased_by == serial, JobRow.state == JobState.LEASED, JobRow.lease_expires_at > now)
+    )
+    if held:
+        session.execute(update(JobRow).where(JobRow.id.in_(held)).values(lease_expires_at=now))
 
 
-def withdraw(session: Session, client: str, *, subject_ids: Sequence[str] | None) -> int:
-    """A client wants these subjects (or any) no more; returns how many queued jobs are cancelled for it."""
-    mine = select(WantRow.job_id).where(WantRow.client == client)
+def refuse_above(session: Session, client: str, *, owner: str, max_waiting: int) -> None:
+    """To be asked after queueing. A token's clients are counted as one, whatever they call themselves.
+
+    Those who ask at the same moment do not see each other, and may get beyond the limit by what they ask for.
+
+    Raises:
+        QueueFull: it waits for more jobs than that.
+    """
+    mine = WantRow.owner == owner if owner else and_(WantRow.owner == "", WantRow.client == client)
+    waiting = select(func.count()).where(
+        text(f"jobs.{ACTIVE_STATES}"),  # as the index of active jobs has it; jobs that have ended are never looked at
+        exists().where(WantRow.job_id == JobRow.id, mine),
+    )
+    if (session.scalar(waiting.select_from(JobRow)) or 0) > max_waiting:
+        who = f"The token '{owner}'" if owner else f"The client '{client}'"
+        raise QueueFull(
+            f"{who} may wait for {max_waiting:,} measurements at a time, and this would be more. Nothing was queued;"
+            " ask again when some are measured, or release what you need no more (POST /v1/latencies/release)."
+        )
+
+
+def withdraw(session: Session, client: str, *, owner: str = "", subject_ids: Sequence[str] | None) -> int:
+    """A client wants these subjects (or any) no more; returns how many queued jobs are cancelled for it.
+
+    `owner` is the name of its token: what clients of other tokens want stays wanted, whatever they call themselves.
+    """
+    of_client = and_(WantRow.owner == owner, WantRow.client == client)
+    mine = select(WantRow.job_id).where(of_client)
     if subject_ids is not None:
         mine = mine.join(JobRow, JobRow.id == WantRow.job_id).where(JobRow.subject_id.in_(subject_ids))
     job_ids = list(session.scalars(mine))
     if not job_ids:
         return 0
-    session.execute(delete(WantRow).where(WantRow.client == client, WantRow.job_id.in_(job_ids)))
+    # Whoever is about to want one of these jobs too has locked its subject, and is waited for, or waits.
+    lock_subjects(session, session.scalars(select(JobRow.subject_id).where(JobRow.id.in_(job_ids))))
+    _lock(session, JobRow.id.in_(job_ids))
+    session.execute(delete(WantRow).where(of_client, WantRow.job_id.in_(job_ids)))
     unwanted = and_(
         JobRow.id.in_(job_ids),
         JobRow.state == JobState.QUEUED,
@@ -235,29 +338,40 @@ def withdraw(session: Session, client: str, *, subject_ids: Sequence[str] | None
     return _rows_changed(session, update(JobRow).where(unwanted).values(state=JobState.CANCELLED))
 
 
-def fail_unconvertible(session: Session, subject_id: str, *, precision: str, error: str) -> None:
+def fail_unconvertible(session: Session, subject_id: str, *, precision: str, error: str, now: datetime) -> None:
     """No device will ever get this subject: fail the jobs that wait for its model."""
-    session.execute(
-        update(JobRow)
-        .where(JobRow.subject_id == subject_id, JobRow.precision == precision, JobRow.state == JobState.QUEUED)
-        .values(state=JobState.FAILED, error=error)
-    )
+    waiting = and_(JobRow.subject_id == subject_id, JobRow.precision == precision, JobRow.state == JobState.QUEUED)
+    failed = {"state": JobState.FAILED, "error": error, "failed_at": now}
+    session.execute(update(JobRow).where(JobRow.id.in_(_lock(session, waiting))).values(**failed))
 
 
-def _holder(session: Session, token: str) -> str:
-    """Serial of the device that holds a lease. Raises StaleLease where nothing is left of it."""
-    serial = session.scalar(select(JobRow.leased_by).where(_owned(token)).limit(1))
-    if serial is None:
+def _held(session: Session, token: str) -> tuple[list[int], str]:
+    """Jobs of a lease without an outcome, locked, and the serial of the device that holds them. Raises StaleLease."""
+    job_ids = _lock(session, _owned(token))
+    if not job_ids:
         raise StaleLease(
             "This lease has ended: its jobs are finished, or belong to another device now. Ask for a new one."
         )
-    return serial
+    serial = session.scalar(select(JobRow.leased_by).where(JobRow.id == job_ids[0]))
+    assert serial is not None, "a leased job has a holder"
+    return job_ids, serial
+
+
+def _lock(session: Session, jobs: ColumnElement[bool]) -> list[int]:
+    """Lock jobs in the order of their ids: two who lock in one order never wait for each other in a circle.
+
+    Not against foreign keys that refer to them, which no write here changes (`key_share`).
+    """
+    return list(session.scalars(select(JobRow.id).where(jobs).order_by(JobRow.id).with_for_update(key_share=True)))
+
+
+def _of_table(job: type[JobRow], device: DeviceRow) -> ColumnElement[bool]:
+    return and_(job.device_model == device.model, job.protocol_id == device.protocol_id)
 
 
 def _eligible(job: type[JobRow], device: DeviceRow, now: datetime) -> ColumnElement[bool]:
     return and_(
-        job.device_model == device.model,
-        job.protocol_id == device.protocol_id,
+        _of_table(job, device),
         or_(job.state == JobState.QUEUED, _expired(job, now)),
         exists().where(
             ModelRow.subject_id == job.subject_id,

@@ -1,5 +1,6 @@
 """Settings of the service, built once by the command line and passed down."""
 
+import ipaddress
 from dataclasses import dataclass
 
 
@@ -10,10 +11,24 @@ class Settings:
     port: int = 8000  # 0: any free port
     lease_s: float = 60.0  # an agent renews at a third of it, so two renewals may be lost
     max_attempts: int = 5  # leases of one job before it is given up
-    alive_s: float = 30.0  # an agent that was silent for longer is not at work
-    idle_poll_s: int = 1  # what an agent without work is told to wait
-    fault_backoff_s: float = 5.0  # rest of a device after its first fault, doubled with each further one
+    alive_s: float = 90.0  # an agent that was silent for longer is not at work
+    seen_s: float = 15.0  # that an agent without work was seen is written down this often at most
+    idle_poll_s: int = 1  # what an agent without work is told to wait, at least
+    idle_polls_per_s: float = 40.0  # and so much longer that all of them together ask no more often than this
+    fault_backoff_s: float = 5.0  # longest rest of a device after its first fault, doubled with each further one
     fault_backoff_max_s: float = 900.0
     conversion_claim_s: float = 15.0  # a converter renews its claim at a third of it; without, another one takes over
     conversion_timeout_s: float = 300.0  # a conversion not finished by then is given up
     max_conversion_attempts: int = 3
+    max_waiting: int = 10_000  # jobs that one client waits for; a large space has some hundred operators
+    token_use_s: float = 60.0  # that a token was used is written down this often at most
+
+    @property
+    def this_machine_alone(self) -> bool:
+        """Whether nobody but programs of this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -14,8 +14,17 @@ from latency_service.models import Base, ProtocolRow, SubjectRow
 
 
 def store_subjects(session: Session, subjects: Iterable[Subject]) -> None:
+    """Store what is new, and lock all of them: what becomes of a subject is asked and decided by one at a time."""
     rows = {s.id: {"id": s.id, "kind": s.kind, "key": s.key, "document": canonical_json(s)} for s in subjects}
-    session.execute(insert_if_absent(session, SubjectRow).values(list(rows.values())).on_conflict_do_nothing())
+    in_order = [rows[subject_id] for subject_id in sorted(rows)]  # two batches would wait for each other otherwise
+    session.execute(insert_if_absent(session, SubjectRow).values(in_order).on_conflict_do_nothing())
+    lock_subjects(session, rows)
+
+
+def lock_subjects(session: Session, subject_ids: Iterable[str]) -> None:
+    """Until the transaction ends, nobody else queues, withdraws or finishes jobs of these subjects."""
+    wanted = select(SubjectRow.id).where(SubjectRow.id.in_(sorted(set(subject_ids))))
+    session.execute(wanted.order_by(SubjectRow.id).with_for_update(key_share=True))
 
 
 def load_subject(session: Session, subject_id: str) -> Subject:
@@ -27,15 +36,17 @@ def store_protocol(session: Session, protocol: Protocol) -> ProtocolRow:
     row = session.get(ProtocolRow, protocol.id)
     if row is None:
         store_subjects(session, [protocol.reference])
-        row = ProtocolRow(
-            id=protocol.id,
-            precision=protocol.precision,
-            reference_id=protocol.reference.id,
-            document=canonical_json(protocol),
+        session.execute(
+            insert_if_absent(session, ProtocolRow)
+            .values(
+                id=protocol.id,
+                precision=protocol.precision,
+                reference_id=protocol.reference.id,
+                document=canonical_json(protocol),
+            )
+            .on_conflict_do_nothing()
         )
-        session.add(row)
-        session.flush()
-    return row
+    return row or session.get_one(ProtocolRow, protocol.id)
 
 
 def protocol_row(session: Session, protocol_id: str) -> ProtocolRow:

@@ -20,6 +20,8 @@ def publish(session: Session, *, device_model: str, protocol: ProtocolRow, now: 
     Raises:
         UnknownTable: nothing has been measured yet, so there is nothing to publish.
     """
+    # One publishes at a time, and who comes second is given what the first has published.
+    session.get_one(ProtocolRow, protocol.id, with_for_update={"key_share": True})
     newest = (
         select(func.max(MeasurementRow.id))
         .join(SubjectRow, SubjectRow.id == MeasurementRow.subject_id)
@@ -102,9 +104,8 @@ def _table(session: Session, row: TableVersionRow) -> Table:
         .join(TableEntryRow, TableEntryRow.measurement_id == MeasurementRow.id)
         .join(SubjectRow, SubjectRow.id == MeasurementRow.subject_id)
         .where(TableEntryRow.version_id == row.id)
-        .order_by(SubjectRow.key)
     )
-    entries = []
+    entries: list[TableEntry] = []
     for measurement, subject in measured:
         operator = subject_adapter.validate_json(subject.document)
         assert isinstance(operator, IBConv | Conv | Head)
@@ -116,5 +117,5 @@ def _table(session: Session, row: TableVersionRow) -> Table:
         device_model=row.device_model,
         protocol=load_protocol(protocol_row(session, row.protocol_id)),
         published_at=row.published_at,
-        entries=tuple(entries),
+        entries=tuple(sorted(entries, key=lambda entry: entry.key)),  # no database's collation: the bytes are hashed
     )

@@ -161,6 +161,12 @@ class RunRecord:
         return kendall_tau(self.accuracy_pairs)
 
 
+def latency_of_final(architecture: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a final architecture: as it was measured, or as it was predicted where no device was there."""
+    latency: Mapping[str, Any] = architecture["measured_latency"] or architecture["predicted_latency"]
+    return latency
+
+
 def accuracy_of(architecture: Mapping[str, Any]) -> float:
     """Of an architecture in `final.json`: one-shot accuracy, or the one that a table has published, in [0, 1]."""
     return float(architecture["accuracy"] if "accuracy" in architecture else architecture["one_shot_accuracy"])

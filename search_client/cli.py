@@ -1,48 +1,51 @@
 """`padnas-client`: search, and the parts of a search on their own."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console
 from rich.table import Table as Lines
 
 from latency_contract.canonical import content_hash
-from latency_contract.connection import ServiceConnection, ServiceError
-from latency_contract.devices import Device
+from latency_contract.connection import ServiceConnection
+from latency_contract.devices import Device, Unit, UnitComparison
 from latency_contract.operators import Network
 from latency_contract.tables import Purpose
+from latency_contract.tables import Table as MeasuredTable
+from search_client import table_commands
+from search_client.command_line import (
+    DeviceOption,
+    JsonOption,
+    ServiceOption,
+    ServiceOrTableOption,
+    TableOption,
+    WaitOption,
+    errors_are_sentences,
+    given_table,
+    latency_service,
+    must_be_one,
+    output,
+)
+from search_client.imported_tables import read_table
 
 # What needs PyTorch is imported where it is used: `--help` and the small commands should not wait for it.
-from search_client.errors import SearchError
-
 if TYPE_CHECKING:
-    from search_client.latencies import LatencyService
+    from search_client.config import SearchConfig
+    from search_client.pad_nas import LatencySource
+    from search_client.progress import ConsoleProgress
+    from search_client.run_directory import RunDirectory
 
 app = typer.Typer(
     help="PAD-NAS: search for networks under a latency bound that is measured, not guessed.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-table_app = typer.Typer(help="Latency tables: build, show, export.", no_args_is_help=True)
-app.add_typer(table_app, name="table")
+app.add_typer(table_commands.app, name="table")
 
-output = Console(highlight=False, markup=False)
-if not output.is_terminal:
-    output.width = 160  # what is piped should not be cut to the width of a terminal that is not there
-
-ServiceOption = Annotated[str, typer.Option("--service", envvar="PADNAS_SERVICE", help="URL of the latency service")]
-DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="device model or serial; needed where the service knows several")
-]
-SpaceOption = Annotated[str, typer.Option("--space", help="a built-in space, or the path of a TOML file")]
-WaitOption = Annotated[bool, typer.Option("--wait", help="wait for an agent, however long it takes")]
-JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 ChoicesSpaceOption = Annotated[str | None, typer.Option("--space", help="space of --choices")]
 ChoicesOption = Annotated[
     str | None, typer.Option("--choices", help="one choice per layer, with commas: IBConv_K3_E6,Identity,…")
@@ -50,33 +53,15 @@ ChoicesOption = Annotated[
 FromOption = Annotated[Path | None, typer.Option("--from", help="a search's final.json")]
 NameOption = Annotated[str, typer.Option("--name", help="which architecture of final.json")]
 
-Parameters = ParamSpec("Parameters")
-
-
-def errors_are_sentences(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
-    """Exit status 1 and one sentence for what failed, 2 for wrong use."""
-
-    @wraps(command)
-    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (SearchError, ServiceError, OSError) as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(1) from error
-        except ValueError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(2) from error
-
-    return run
-
 
 @app.command(
     epilog="Example: padnas-client search --service http://127.0.0.1:8000 --space demo --data digits --out runs/first"
 )
 @errors_are_sentences
 def search(
-    service: ServiceOption,
     out: Annotated[Path, typer.Option(help="directory of the search; the same one resumes it")],
+    service: ServiceOrTableOption = None,
+    table: TableOption = None,
     space: Annotated[str | None, typer.Option(help="a built-in space, or the path of a TOML file")] = None,
     data: Annotated[str | None, typer.Option(help="digits, cifar10:PATH, folder:PATH or huggingface:PATH")] = None,
     oracle: Annotated[str | None, typer.Option(help="published accuracies, no training: nas-bench-macro:PATH")] = None,
@@ -116,6 +101,7 @@ def search(
         "data": data,
         "oracle": oracle,
         "device": device,
+        "table": None if table is None else str(table),
         "latency_min_ms": latency_min,
         "latency_max_ms": latency_max,
         "latency_targets_ms": _numbers(latency_targets, float),
@@ -133,6 +119,7 @@ def search(
         "seed": seed,
     }
     settings = resolve(flags, file=config)
+    must_be_one(service, settings.table)
     client = f"search-{content_hash([settings.model_dump(mode='json'), str(out.resolve())])[:16]}"
     progress = ConsoleProgress()
     with RunDirectory(out, settings) as directory:
@@ -140,9 +127,9 @@ def search(
         if path.exists():
             progress.say(f"{out} holds a finished search.")
         else:
-            on = settings.device or directory.device_model
+            source = _latency_source(settings, directory, progress, service=service, client=client, wait=wait)
             try:
-                with _latencies(service, on, client=client, wait=wait) as latencies:
+                with source as latencies:
                     Search(settings, latencies, directory, progress).run()
             except KeyboardInterrupt:
                 progress.say(f"Stopped. The same command goes on where this one was, in {out}.")
@@ -195,90 +182,38 @@ def spaces(as_json: JsonOption = False) -> None:
 @app.command(epilog="Example: padnas-client devices --service http://127.0.0.1:8000")
 @errors_are_sentences
 def devices(service: ServiceOption, as_json: JsonOption = False) -> None:
-    """List the devices that the service knows."""
-    from search_client.latencies import known_devices
+    """List the devices that the service knows, and how the units of one model compare.
+
+    The relative latency of a unit is its reading of the reference operator over the median of the model's units.
+    """
+    from search_client.latencies import known_devices, unit_comparisons
 
     with ServiceConnection(service) as connection:
         known = known_devices(connection)
+        comparisons = unit_comparisons(connection, known)
+    compared = {(c.protocol_id, unit.serial): unit for c in comparisons for unit in c.units}
+    units = [compared.get((device.protocol.id, device.serial)) for device in known]
     if as_json:
-        typer.echo(json.dumps([device.model_dump(mode="json") for device in known]))
+        listed = [
+            device.model_dump(mode="json") | {"unit": unit and unit.model_dump(mode="json")}
+            for device, unit in zip(known, units, strict=True)
+        ]
+        typer.echo(json.dumps(listed))
         return
-    lines = Lines("model", "serial", "state", "last seen", "runtime", box=None)
-    for device in known:
-        runtime = f"{device.protocol.runtime} {device.protocol.runtime_version}, {device.protocol.delegate}"
-        lines.add_row(device.model, device.serial, _state(device), f"{device.last_seen_at:%Y-%m-%d %H:%M:%S}", runtime)
+    lines = Lines("model", "serial", "state", "last seen", "relative latency", "runtime", box=None)
+    for device, unit in zip(known, units, strict=True):
+        lines.add_row(
+            device.model,
+            device.serial,
+            _state(device),
+            f"{device.last_seen_at:%Y-%m-%d %H:%M:%S}",
+            _relative_latency(unit),
+            f"{device.protocol.runtime} {device.protocol.runtime_version}, {device.protocol.delegate}",
+        )
     output.print(lines if known else "No agent has reported a device yet. Start `padnas-agent run`.")
-
-
-@table_app.command("build", epilog="Example: padnas-client table build --service http://127.0.0.1:8000 --space basic")
-@errors_are_sentences
-def table_build(
-    service: ServiceOption,
-    space: SpaceOption,
-    device: DeviceOption = None,
-    wait: WaitOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Have every operator of a space measured, and publish the table."""
-    from search_client.progress import ConsoleProgress
-    from search_client.spaces import load_space
-
-    operators = load_space(space).operators()
-    with _latencies(service, device, client="table-build", wait=wait) as latencies:
-        with ConsoleProgress().task(f"measuring '{space}' on {latencies.device.model}", len(operators)) as advance:
-            measured = latencies.measured(operators, purpose=Purpose.TABLE, on_progress=advance)
-        table = latencies.publish()
-    if as_json:
-        typer.echo(table.model_dump_json())
-        return
-    unsteady = sum(latency.verdict == "unsteady" for latency in measured)
-    output.print(f"table {table.table_id} version {table.version}: {len(table.entries)} operators", soft_wrap=True)
-    output.print(f"of this space: {len(measured) - unsteady} steady, {unsteady} unsteady")
-
-
-@table_app.command("show", epilog="Example: padnas-client table show --service http://127.0.0.1:8000")
-@errors_are_sentences
-def table_show(service: ServiceOption, device: DeviceOption = None, as_json: JsonOption = False) -> None:
-    """Show the last published table of a device."""
-    with _latencies(service, device, client="table-show") as latencies:
-        table = latencies.published()
-    if as_json:
-        typer.echo(table.model_dump_json())
-        return
-    output.print(
-        f"{table.device_model}, {table.protocol.runtime} {table.protocol.runtime_version}, version {table.version},"
-        f" published {table.published_at:%Y-%m-%d %H:%M}",
-        soft_wrap=True,
-    )
-    lines = Lines("operator", box=None)
-    for heading in ("ms", "±", "verdict", "rounds"):
-        lines.add_column(heading, justify="right")
-    for entry in table.entries:
-        half_width = (entry.high_ms - entry.latency_ms) / entry.latency_ms
-        lines.add_row(entry.key, f"{entry.latency_ms:.4f}", f"{half_width:.1%}", entry.verdict, str(entry.rounds))
-    output.print(lines)
-
-
-class ExportFormat(StrEnum):
-    JSON = "json"
-    CSV = "csv"
-
-
-@table_app.command(
-    "export", epilog="Example: padnas-client table export --service http://127.0.0.1:8000 --format csv --out table.csv"
-)
-@errors_are_sentences
-def table_export(
-    service: ServiceOption,
-    out: Annotated[Path, typer.Option(help="file to write")],
-    device: DeviceOption = None,
-    as_format: Annotated[ExportFormat, typer.Option("--format", help="json keeps everything")] = ExportFormat.JSON,
-) -> None:
-    """Write the last published table of a device to a file."""
-    with _latencies(service, device, client="table-export") as latencies:
-        table = latencies.published()
-    out.write_text(table.to_csv() if as_format == ExportFormat.CSV else table.model_dump_json(indent=1))
-    output.print(f"{out}: {len(table.entries)} operators of {table.device_model}", soft_wrap=True)
+    for comparison in comparisons:
+        for sentence in _about_units(comparison):
+            output.print(sentence, soft_wrap=True)
 
 
 class NetworkFormat(StrEnum):
@@ -327,7 +262,8 @@ def export(
 )
 @errors_are_sentences
 def predict(
-    service: ServiceOption,
+    service: ServiceOrTableOption = None,
+    table: TableOption = None,
     from_file: FromOption = None,
     name: NameOption = "1",
     space: ChoicesSpaceOption = None,
@@ -335,16 +271,21 @@ def predict(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict an architecture's latency: the sum of its operators in the published table."""
-    from search_client.latencies import predict as sum_up
+    """Predict an architecture's latency: the sum of its operators in the published table, or in a table file."""
+    from search_client.table_latencies import predict as predicted_by
 
-    network = _network(from_file, name=name, space=space, choices=choices)
-    with _latencies(service, device, client="predict") as latencies:
-        prediction = sum_up(network, latencies.published())
+    chosen = _chosen(from_file, name=name, space=space, choices=choices)
+    known = given_table(service, table, device=device, client="predict")
+    prediction = predicted_by(chosen.network, chosen.choices, known)
     if as_json:
         typer.echo(json.dumps(prediction._asdict()))
-    else:
-        output.print(f"{prediction.latency_ms:.4f} ms ({prediction.low_ms:.4f} to {prediction.high_ms:.4f})")
+        return
+    interval = "no interval is known"
+    if prediction.low_ms is not None:
+        interval = f"{prediction.low_ms:.4f} to {prediction.high_ms:.4f}"
+    output.print(f"{prediction.latency_ms:.4f} ms ({interval})")
+    if not isinstance(known, MeasuredTable):
+        output.print(known.source.sentence, soft_wrap=True)
 
 
 @app.command(
@@ -367,9 +308,13 @@ def measure(
 
     if tflite is not None and (from_file, space, choices) != (None, None, None):
         raise ValueError("--tflite measures a file as it is. Leave out --from, --space and --choices.")
-    given = _network(from_file, name=name, space=space, choices=choices) if tflite is None else tflite.read_bytes()
+    given: bytes | Network
+    if tflite is None:
+        given = _chosen(from_file, name=name, space=space, choices=choices).network
+    else:
+        given = tflite.read_bytes()
     with (
-        _latencies(service, device, client="measure", wait=wait) as latencies,
+        latency_service(service, device, client="measure", wait=wait) as latencies,
         ConsoleProgress().task(f"measuring on {latencies.device.model}", 1) as advance,
     ):
         subject = latencies.give_file(given) if isinstance(given, bytes) else given
@@ -489,32 +434,61 @@ def compare(
 
 
 @contextmanager
-def _latencies(service: str, device: str | None, *, client: str, wait: bool = False) -> Iterator["LatencyService"]:
-    from search_client.latencies import LatencyService
+def _latency_source(
+    settings: "SearchConfig",
+    directory: "RunDirectory",
+    progress: "ConsoleProgress",
+    *,
+    service: str | None,
+    client: str,
+    wait: bool,
+) -> Iterator["LatencySource"]:
+    """A table file where the settings name one, else the service."""
+    from search_client.latency_sources import MeasuredLatencies, TableFile
 
-    with ServiceConnection(service) as connection:
-        yield LatencyService(connection, device=device, client=client, wait=wait)
+    if settings.table is not None:
+        table = read_table(Path(settings.table))
+        if settings.device is not None and settings.device.casefold() != table.device_model.casefold():
+            raise ValueError(
+                f"{settings.table} is of {table.device_model}, not of {settings.device}. Leave --device out."
+            )
+        yield TableFile(table)
+        return
+    assert service is not None
+    on = settings.device or directory.device_model
+    with latency_service(service, on, client=client, wait=wait) as latencies:
+        yield MeasuredLatencies(latencies, directory, progress)
 
 
-def _network(from_file: Path | None, *, name: str, space: str | None, choices: str | None) -> Network:
-    """The network that a command was given, by a search's result or by a space and its choices."""
+class _Chosen(NamedTuple):
+    """An architecture as a command was given it."""
+
+    network: Network
+    choices: tuple[str, ...]  # one a layer of its space
+
+
+def _chosen(from_file: Path | None, *, name: str, space: str | None, choices: str | None) -> _Chosen:
+    """By a search's result, or by a space and its choices."""
     from search_client.spaces import load_space
 
     if from_file is not None:
         try:
             final = json.loads(from_file.read_text())
-            networks = {one["name"]: Network.model_validate(one["network"]) for one in final["architectures"]}
-        except (KeyError, TypeError, ValueError) as error:
+            found = {
+                one["name"]: _Chosen(Network.model_validate(one["network"]), tuple(one["choices"].values()))
+                for one in final["architectures"]
+            }
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{from_file} is not the final.json of a search: {error}.") from error
-        if name not in networks:
-            raise ValueError(f"{from_file} has no architecture '{name}'. It has {', '.join(networks)}.")
-        return networks[name]
+        if name not in found:
+            raise ValueError(f"{from_file} has no architecture '{name}'. It has {', '.join(found)}.")
+        return found[name]
     if space is None or choices is None:
         raise ValueError("No architecture given. Use --from FINAL.JSON, or --space and --choices.")
     loaded, chosen = load_space(space), tuple(choices.split(","))
     if len(chosen) != len(loaded.layers):
         raise ValueError(f"'{space}' has {len(loaded.layers)} layers, but {len(chosen)} choices are given.")
-    return loaded.network(chosen)
+    return _Chosen(loaded.network(chosen), chosen)
 
 
 def _numbers(text: str | None, kind: type[int] | type[float]) -> list[Any] | None:
@@ -525,6 +499,22 @@ def _numbers(text: str | None, kind: type[int] | type[float]) -> list[Any] | Non
         return [kind(part) for part in text.split(",")]
     except ValueError as error:
         raise ValueError(f"'{text}' is not a list of numbers with commas, as 120,80,40.") from error
+
+
+def _relative_latency(unit: Unit | None) -> str:
+    if unit is None or unit.relative is None:
+        return ""
+    return f"{unit.relative:.3f}{' odd' if unit.odd else ''}"
+
+
+def _about_units(comparison: UnitComparison) -> Iterator[str]:
+    """How far units lie apart, and what each reason is and whose; not of those too new to be compared."""
+    if comparison.spread_pct is not None:
+        yield f"{comparison.device_model}: units up to {comparison.spread_pct:.1f} % apart"
+    spoken_of = [unit for unit in comparison.units if unit.relative is not None and unit.reason is not None]
+    for reason in dict.fromkeys(unit.reason for unit in spoken_of):
+        serials = ", ".join(unit.serial for unit in spoken_of if unit.reason == reason)
+        yield f"{comparison.device_model}, {serials}: {reason}"
 
 
 def _state(device: Device) -> str:

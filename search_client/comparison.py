@@ -17,6 +17,7 @@ from search_client.figures.operators import draw_last_layer
 from search_client.figures.style import group_colour
 from search_client.pages import ABSENT, percent, size, write_page
 from search_client.pages import spread as written
+from search_client.report import table_in_words
 from search_client.run_directory import write_json
 
 # What a label says of a group wherever groups differ in it, in this order. Any other setting is named only where it
@@ -92,7 +93,10 @@ def grouped(runs: Sequence[RunRecord]) -> list[Group]:
 
 
 def _settings(run: RunRecord) -> dict[str, Any]:
-    settings = {name: value for name, value in run.config.items() if name not in NOT_A_SETTING_OF_A_GROUP}
+    """What is not set is not there, as in a run of a version that did not know the setting."""
+    settings = {
+        name: value for name, value in run.config.items() if name not in NOT_A_SETTING_OF_A_GROUP and value is not None
+    }
     return settings | {"device_model": run.final["device_model"]}
 
 
@@ -128,6 +132,8 @@ def notes(groups: Sequence[Group]) -> list[str]:
         found.append(f"Accuracies are on different data ({', '.join(data)}): they do not compare between groups.")
     if len(devices := list(dict.fromkeys(run.final["device_model"] for run in runs))) > 1:
         found.append(f"Latencies are of different devices ({', '.join(devices)}): they do not compare between groups.")
+    if imported := list(dict.fromkeys(table_in_words(run.final) for run in runs if "imported" in run.final["table"])):
+        found.append(f"Latencies were not measured but taken from a table: {'; '.join(imported)}.")
     bounds = [run.final["latency_bounds_ms"] for run in runs]
     if any(max(side) > (1 + SAME_BOUNDS) * min(side) for side in zip(*bounds, strict=True)):
         lows, highs = zip(*bounds, strict=True)

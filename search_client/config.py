@@ -35,6 +35,7 @@ class SearchConfig(Contract):
     validation_per_class: Annotated[int, Field(ge=1)] = 50  # images of the training part
     train_per_class: Annotated[int, Field(ge=1)] | None = None  # at most so many of the others; None: all
     device: str | None = None  # None: the only one that the service knows
+    table: str | None = None  # path of a table file, instead of a service that measures; a copy is in `table.json`
     input_size: Annotated[int, Field(ge=1)] | None = None  # pixels of a side; None: the space's
     width: Annotated[float, Field(gt=0)] = 1.0  # times the channels of the space
     latency_min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: see pad_nas.latency_bounds

@@ -1,19 +1,19 @@
-"""Latencies from the service: have a space's operators measured, and sum them up for a network."""
+"""Latencies from the service: have subjects measured, publish and fetch tables."""
 
 import hashlib
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from urllib.parse import quote
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from latency_contract.connection import NotThisService, ServiceConnection, ServiceUnreachable
-from latency_contract.devices import Device
+from latency_contract.devices import Device, UnitComparison
+from latency_contract.measurements import Measurement
 from latency_contract.model_files import TFLiteModel
-from latency_contract.operators import Conv, Head, IBConv, Network, Subject
+from latency_contract.operators import Conv, Head, IBConv, Subject
 from latency_contract.tables import (
     Latency,
     LatencyAnswer,
@@ -24,27 +24,16 @@ from latency_contract.tables import (
     Released,
     Table,
     TablePublication,
+    TableSummary,
     table_id,
 )
-from search_client.errors import IncompleteTable, NoAgent, NoSuchDevice, NotMeasurable
-from search_client.search_problem import AdditiveLatency
-from search_client.spaces import SearchSpace
+from search_client.errors import NoAgent, NoSuchDevice, NotMeasurable
 
 POLL_S = 0.5  # between two looks at what is still missing
+LEAST_OF_AN_ID = 8  # digits of a table's id by which it may be named
 NO_AGENT_S = 20.0  # a device without an agent for so long is said to have none; agents take some seconds to start
 
 OnProgress = Callable[[int], None]  # subjects measured so far
-
-
-class Prediction(NamedTuple):
-    """Sum of a network's operators, with the interval that their own intervals leave it.
-
-    It says how well the sum is known, not how well a sum predicts a network: for that, measure the network.
-    """
-
-    latency_ms: float
-    low_ms: float
-    high_ms: float
 
 
 class LatencyService:
@@ -124,6 +113,10 @@ class LatencyService:
         identity = table_id(device_model=self.device.model, protocol_id=self.device.protocol.id)
         return self._connection.ask("GET", f"/v1/tables/{identity}", Table)
 
+    def measurement(self, measurement_id: int) -> Measurement:
+        """A measurement with every round, every sample, and its provenance."""
+        return self._connection.ask("GET", f"/v1/measurements/{measurement_id}", Measurement)
+
     def release(self, subjects: Sequence[Conv | IBConv | Head] | None = None) -> int:
         """This search needs these subjects (or any) no more; returns how many jobs were cancelled for it."""
         ids = None if subjects is None else tuple(subject.id for subject in subjects)
@@ -158,35 +151,41 @@ def known_devices(connection: ServiceConnection) -> list[Device]:
         ) from error
 
 
-def additive_latency(space: SearchSpace, table: Table) -> AdditiveLatency:
-    """The table's numbers in the shape of the space. Identity takes no time.
+def unit_comparisons(connection: ServiceConnection, known: Sequence[Device]) -> list[UnitComparison]:
+    """Units side by side, of every model that several of the known ones measure under one protocol."""
+    counted = Counter((device.model, device.protocol.id) for device in known)
+    return [
+        connection.ask("GET", f"/v1/devices/{quote(model)}/units", UnitComparison, params={"protocol_id": protocol_id})
+        for (model, protocol_id), units in counted.items()
+        if units > 1
+    ]
+
+
+def find_table(connection: ServiceConnection, name: str) -> Table:
+    """A published table by `TABLE_ID` (its first eight digits will do) or device model, and `@VERSION` if not the last.
 
     Raises:
-        IncompleteTable: an operator of the space is not in the table.
+        ValueError: no table has this name, or several have.
     """
-    layers = []
-    for index, layer in enumerate(space.layers):
-        operators = [space.operator(index, choice) for choice in layer.choices]
-        layers.append(np.array([0.0 if o is None else _entry_ms(table, o) for o in operators]))
-    return AdditiveLatency(_entry_ms(table, space.stem) + _entry_ms(table, space.head), tuple(layers))
-
-
-def predict(network: Network, table: Table) -> Prediction:
-    """Latency of a network as the sum of its operators.
-
-    The errors of different operators are independent, so their half-widths add up as squares; an operator that
-    occurs twice is wrong in the same direction twice.
-
-    Raises:
-        IncompleteTable: an operator of the network is not in the table.
-    """
-    total_ms = sum(_entry_ms(table, operator) for operator in network.operators)
-    below, above = 0.0, 0.0
-    for subject_id, times in Counter(operator.id for operator in network.operators).items():
-        entry = table.by_subject[subject_id]
-        below += (times * (entry.latency_ms - entry.low_ms)) ** 2
-        above += (times * (entry.high_ms - entry.latency_ms)) ** 2
-    return Prediction(total_ms, total_ms - math.sqrt(below), total_ms + math.sqrt(above))
+    wanted, _, version = name.partition("@")
+    content = connection.request("GET", "/v1/tables").content
+    published = TypeAdapter(list[TableSummary]).validate_json(content)
+    tables = {
+        summary.table_id: summary.device_model
+        for summary in published
+        if wanted.casefold() == summary.device_model.casefold()
+        or (len(wanted) >= LEAST_OF_AN_ID and summary.table_id.startswith(wanted))
+    }
+    if not tables:
+        known = dict.fromkeys(f"{summary.device_model} ({summary.table_id[:12]})" for summary in published)
+        raise ValueError(f"There is no table '{wanted}'. The service has: {', '.join(known) or 'none'}.")
+    if len(tables) > 1:
+        raise ValueError(f"{wanted} has several tables, one a protocol: {', '.join(tables)}. Name one by its id.")
+    (table_id_,) = tables
+    if version and not version.isdecimal():
+        raise ValueError(f"'{version}' is no version of a table. Write TABLE@2 for its second.")
+    path = f"/v1/tables/{table_id_}" + (f"/versions/{version}" if version else "")
+    return connection.ask("GET", path, Table)
 
 
 def _all_measured(answer: LatencyAnswer) -> bool:
@@ -209,16 +208,6 @@ def _no_agent(answer: LatencyAnswer) -> NoAgent:
         f"{missing} subjects are still to be measured on {answer.device_model}, but no agent is at work there."
         " Start `padnas-agent run`, or use --wait to wait for one."
     )
-
-
-def _entry_ms(table: Table, operator: Conv | IBConv | Head) -> float:
-    entry = table.by_subject.get(operator.id)
-    if entry is None:
-        raise IncompleteTable(
-            f"Table {table.table_id[:12]} version {table.version} of {table.device_model} does not hold {operator.key}."
-            " Build it for this space with: padnas-client table build"
-        )
-    return entry.latency_ms
 
 
 def _find_device(connection: ServiceConnection, name: str | None, *, patience_s: float) -> Device:

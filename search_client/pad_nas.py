@@ -1,4 +1,4 @@
-"""PAD-NAS, Algorithm 1 of the paper: train, search, prune, again and again, with latencies asked from the service.
+"""PAD-NAS, Algorithm 1 of the paper: train, search, prune, again and again, within latency bounds.
 
 A search is a function of its settings, the table version and the data. What is done is on disk; whoever is stopped
 anywhere and started again with the same directory ends with the same `final.json`.
@@ -6,28 +6,26 @@ anywhere and started again with the same directory ends with the same `final.jso
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from latency_contract.connection import ServiceUnreachable
-from latency_contract.operators import Network
-from latency_contract.tables import Latency, Purpose, Table
+from latency_contract.operators import Conv, Head, IBConv, Network
+from latency_contract.tables import Latency, Table
 from search_client import report
 from search_client.accuracy_sources import PublishedTable, TrainedSupernets, stage_seed
 from search_client.algorithms import ALGORITHMS
 from search_client.analyses import read_run
 from search_client.ces import nondomination_ranks
 from search_client.config import CHANGE_NO_RESULT, SearchConfig
-from search_client.errors import ProtocolChanged
-from search_client.latencies import LatencyService, additive_latency, predict
+from search_client.imported_tables import AnyTable, describe, identity
 from search_client.oracle import AccuracyOracle, TimedOracle
 from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution, operator_distribution, prune
 from search_client.run_directory import GenerationRecord, RunDirectory, write_json
 from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds, SearchProblem
 from search_client.spaces import SearchSpace
+from search_client.table_latencies import additive_latency, predict
 
 
 class AccuracySource(Protocol):
@@ -46,6 +44,24 @@ class AccuracySource(Protocol):
     ) -> dict[str, float]: ...
 
 
+class LatencySource(Protocol):
+    """Where latencies come from: a service that measures, or a table in a file."""
+
+    device_model: str
+
+    def request(self, operators: Sequence[Conv | IBConv | Head]) -> None: ...
+
+    def table_if_complete(self, operators: Sequence[Conv | IBConv | Head]) -> AnyTable | None: ...
+
+    def complete_table(self, operators: Sequence[Conv | IBConv | Head]) -> AnyTable: ...
+
+    def must_agree_with(self, table: AnyTable) -> None: ...
+
+    def release(self, operators: Sequence[Conv | IBConv | Head]) -> None: ...
+
+    def of_finals(self, networks: Sequence[Network]) -> Sequence[Latency | None]: ...
+
+
 @dataclass(frozen=True)
 class Stage:
     """A space, the search in it, and what the good architectures used."""
@@ -58,15 +74,15 @@ class Stage:
 
 @dataclass
 class Search:
-    """One search in its directory, with the service that measures for it."""
+    """One search in its directory."""
 
     config: SearchConfig
-    service: LatencyService
+    latencies: LatencySource
     directory: RunDirectory
     progress: ConsoleProgress
     source: AccuracySource = field(init=False)
     space: SearchSpace = field(init=False)
-    table: Table | None = field(init=False)
+    table: AnyTable | None = field(init=False)
 
     def __post_init__(self) -> None:
         if self.config.oracle is not None:
@@ -82,16 +98,17 @@ class Search:
         """Algorithm 1. Returns the path of `final.json`; pictures and a report lie beside it."""
         self._say_what_is_searched()
         if self.table is not None:
-            self._must_measure_as_the_table_was()
+            self.latencies.must_agree_with(self.table)
         else:
-            self.service.request(self.space.operators(), purpose=Purpose.SEARCH)  # measured while the supernet trains
+            self.latencies.request(self.space.operators())  # measured while the supernet trains
             self._take_table_if_complete()
         stages = [self._stage(1, self.space)]  # line 1
         for number in range(2, self.config.stages):  # line 2
             last = stages[-1]
             pruned = prune(last.space, last.distribution, threshold=self.config.pruning_threshold)  # line 7
             self.progress.say(f"pruned from {last.space.size:,} to {pruned.size:,} architectures")
-            self._release_what_was_pruned(last.space, pruned)
+            kept = set(pruned.operators())
+            self.latencies.release([operator for operator in last.space.operators() if operator not in kept])
             stages.append(self._stage(number, pruned))
         return self._finish(stages)  # line 11
 
@@ -130,27 +147,20 @@ class Search:
         return Stage(number, space, evaluated, distribution)
 
     def _take_table_if_complete(self) -> None:
-        """As soon as everything is measured, see whether the bounds can be met: not after a night of training.
+        """As soon as everything is measured, see whether the bounds can be met: not after a night of training."""
+        if self.table is None and (table := self.latencies.table_if_complete(self.space.operators())) is not None:
+            self._take(table)
 
-        A service that is away at this moment does not end the training; it is asked again later.
-        """
-        with suppress(ServiceUnreachable):
-            if self.table is None and self.service.complete(self.space.operators()):
-                self._take_table()
-
-    def _complete_table(self) -> Table:
+    def _complete_table(self) -> AnyTable:
         """The table, waiting for what is still missing."""
         if self.table is None:
-            operators = self.space.operators()
-            with self.progress.task("measuring operators", len(operators)) as advance:
-                self.service.measured(operators, purpose=Purpose.SEARCH, on_progress=advance)
-            self._take_table()
+            self._take(self.latencies.complete_table(self.space.operators()))
         assert self.table is not None
         return self.table
 
-    def _take_table(self) -> None:
-        """Publish the table as a version, and embed a copy: the whole search is made with it."""
-        self.table = self.service.publish()
+    def _take(self, table: AnyTable) -> None:
+        """Embed a copy of the table: the whole search is made with it."""
+        self.table = table
         bounds = self._bounds()
         low_ms, high_ms = attainable_ms = additive_latency(self.space, self.table).attainable()
         bounds.must_overlap(attainable_ms)
@@ -158,8 +168,8 @@ class Search:
             LatencyBounds(min(bounds.min_ms, target_ms), target_ms).must_overlap(attainable_ms)
         self.directory.save_table(self.table)
         self.progress.say(
-            f"table version {self.table.version} of {self.table.device_model}: architectures take {low_ms:.3f} to"
-            f" {high_ms:.3f} ms, searched are {bounds.min_ms:.3f} to {bounds.max_ms:.3f} ms"
+            f"{describe(self.table)}: architectures take {low_ms:.3f} to {high_ms:.3f} ms, searched are"
+            f" {bounds.min_ms:.3f} to {bounds.max_ms:.3f} ms"
         )
 
     def _bounds(self) -> LatencyBounds:
@@ -168,26 +178,19 @@ class Search:
         bounds = latency_bounds(self.config.latency_min_ms, self.config.latency_max_ms, attainable_ms=attainable_ms)
         return replace(bounds, targets_ms=self.config.latency_targets_ms)
 
-    def _release_what_was_pruned(self, before: SearchSpace, after: SearchSpace) -> None:
-        kept = set(after.operators())
-        pruned = [operator for operator in before.operators() if operator not in kept]
-        with suppress(ServiceUnreachable):  # what nobody releases is measured once more than needed, no worse
-            if pruned:
-                self.service.release(pruned)
-
     def _finish(self, stages: Sequence[Stage]) -> Path:
         """Measure the final architectures whole (line 11), and write everything down."""
         table, bounds, last = self._complete_table(), self._bounds(), stages[-1]
         finals = self._final_architectures(last.evaluated)
         networks = [last.space.network(item.architecture) for item in finals.values()]
-        measured = self._measured_whole(networks)
+        measured = self.latencies.of_finals(networks)
         latency = additive_latency(self.space, table)
         final = {
             "config": self.config.model_dump(mode="json", exclude=CHANGE_NO_RESULT),
             "data_sha256": self.source.fingerprint,
             "device_model": table.device_model,
-            "table": {"table_id": table.table_id, "version": table.version},
-            "protocol": table.protocol.model_dump(mode="json"),
+            "table": identity(table),
+            "protocol": table.protocol.model_dump(mode="json") if isinstance(table, Table) else None,
             "latency_bounds_ms": [bounds.min_ms, bounds.max_ms],
             "stages": [
                 {
@@ -202,8 +205,10 @@ class Search:
                 {
                     "name": name,
                     "choices": dict(zip((layer.name for layer in last.space.layers), item.architecture, strict=True)),
-                    "predicted_latency": predict(network, table)._asdict(),
-                    "measured_latency": whole.model_dump(mode="json", exclude={"measured_at"}),
+                    "predicted_latency": predict(network, item.architecture, table)._asdict(),
+                    "measured_latency": None
+                    if whole is None
+                    else whole.model_dump(mode="json", exclude={"measured_at"}),
                     **accuracies,
                     "macs": network.macs,
                     "parameters": network.parameters,
@@ -231,33 +236,10 @@ class Search:
             raise LatencyBounds(self._bounds().min_ms, max(self.config.latency_targets_ms)).infeasible(attainable_ms)
         return {f"{target_ms:g}ms": item for target_ms, item in best_for.items()}
 
-    def _measured_whole(self, networks: Sequence[Network]) -> list[Latency]:
-        """Latencies of whole networks, kept in the directory so that a search stopped here does not ask again."""
-        kept = self.directory.measured()
-        if any(network.id not in kept for network in networks):
-            with self.progress.task("measuring final networks", len(networks)) as advance:
-                latencies = self.service.measured(networks, purpose=Purpose.SEARCH, on_progress=advance)
-            kept = {network.id: latency for network, latency in zip(networks, latencies, strict=True)}
-            self.directory.save_measured(kept)
-            with suppress(ServiceUnreachable):
-                self.service.release()
-        return [kept[network.id] for network in networks]
-
-    def _must_measure_as_the_table_was(self) -> None:
-        assert self.table is not None
-        then, now = self.table.protocol, self.service.device.protocol
-        if then.id != now.id or self.table.device_model != self.service.device.model:
-            raise ProtocolChanged(
-                f"This search began with latencies of {self.table.device_model} under {then.runtime}"
-                f" {then.runtime_version}; {self.service.device.model} now measures under {now.runtime}"
-                f" {now.runtime_version} or other settings, so its final networks could not be compared."
-                " Start a new search with another --out."
-            )
-
     def _say_what_is_searched(self) -> None:
         self.progress.say(
             f"searching '{self.space.name}' ({self.space.size:,} architectures) {self.source.description}"
-            f" for {self.service.device.model}"
+            f" for {self.latencies.device_model}"
         )
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_S = 10.0  # between two plain lines about the same task
 
@@ -48,6 +48,8 @@ class ConsoleProgress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
         with Progress(*columns, console=self._console, transient=True) as bar:
@@ -56,12 +58,13 @@ class ConsoleProgress:
 
     @contextmanager
     def _lines(self, name: str, total: int) -> Iterator[Advance]:
-        last = time.monotonic()
+        started = last = time.monotonic()
 
         def line(done: int, note: str = "") -> None:
             nonlocal last
             if done < total and time.monotonic() - last > LINE_S:
                 last = time.monotonic()
-                self.say(f"{name}: {done} of {total} {note}".rstrip())
+                left = f", about {(last - started) / done * (total - done):.0f} s left" if done else ""
+                self.say(f"{name}: {done} of {total}{left} {note}".rstrip())
 
         yield line

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from search_client.analyses import RunRecord, accuracy_of
+from search_client.analyses import RunRecord, accuracy_of, latency_of_final
 from search_client.figures.accuracy import AccuracyCurves, draw_agreement, draw_pareto, draw_supernet_accuracy
 from search_client.figures.operators import draw_architectures, draw_distributions
+from search_client.imported_tables import Source
 from search_client.pages import ABSENT, estimate, percent, seconds, size, write_page
 
 
@@ -17,9 +18,9 @@ class Row(NamedTuple):
 
     name: str
     predicted: str
-    measured: str
+    measured: str  # ABSENT where no device was there
     difference: str  # of the prediction from the measurement
-    within_bounds: bool  # by the measured latency, its interval given the benefit of the doubt
+    within_bounds: bool  # by the measured latency, its interval given the benefit of the doubt; else as predicted
     note: str  # what is not as it should be; empty where all is well
     accuracy: str
     test_accuracy: str  # empty where accuracies were published, on test images
@@ -33,9 +34,11 @@ def rows(final: Mapping[str, Any]) -> list[Row]:
     made = []
     for architecture in final["architectures"]:
         predicted, measured = architecture["predicted_latency"], architecture["measured_latency"]
-        within_bounds = measured["high_ms"] >= low_ms and measured["low_ms"] <= high_ms
+        within_bounds = measured is None or (measured["high_ms"] >= low_ms and measured["low_ms"] <= high_ms)
         notes = []
-        if measured["verdict"] != "steady":
+        if measured is None:
+            notes.append("not measured")
+        elif measured["verdict"] != "steady":
             notes.append(measured["verdict"])
         if not within_bounds:
             notes.append("out of bounds")
@@ -43,8 +46,10 @@ def rows(final: Mapping[str, Any]) -> list[Row]:
             Row(
                 name=architecture["name"],
                 predicted=_with_interval(predicted),
-                measured=_with_interval(measured),
-                difference=f"{predicted['latency_ms'] / measured['latency_ms'] - 1:+.1%}",
+                measured=ABSENT if measured is None else _with_interval(measured),
+                difference=ABSENT
+                if measured is None
+                else f"{predicted['latency_ms'] / measured['latency_ms'] - 1:+.1%}",
                 within_bounds=within_bounds,
                 note=", ".join(notes),
                 accuracy=percent(accuracy_of(architecture)),
@@ -59,6 +64,8 @@ def rows(final: Mapping[str, Any]) -> list[Row]:
 def terminal_table(final: Mapping[str, Any]) -> Table:
     low_ms, high_ms = final["latency_bounds_ms"]
     title = f"Final architectures on {final['device_model']}, bounds {low_ms:.3f} to {high_ms:.3f} ms"
+    if "imported" in final["table"]:
+        title += "\nlatencies imported, nothing measured"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("", "predicted ms", "measured ms", "off by", "accuracy", "test", "MACs", ""):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -88,7 +95,7 @@ def write(run: RunRecord) -> None:
             {
                 "name": one["name"],
                 "choices": one["choices"],
-                "latency_ms": one["measured_latency"]["latency_ms"],
+                "latency_ms": latency_of_final(one)["latency_ms"],
                 "accuracy": accuracy_of(one),
             }
             for one in final["architectures"]
@@ -107,6 +114,9 @@ def write(run: RunRecord) -> None:
         final=final,
         facts=facts(run),
         rows=rows(final),
+        table=table_in_words(final),
+        is_measured=any(one["measured_latency"] is not None for one in final["architectures"]),
+        has_intervals=any(one["predicted_latency"]["low_ms"] is not None for one in final["architectures"]),
         stages=_stage_rows(run),
         alone=_alone_rows(run),
         layers=[layer.name for layer in run.space.layers],
@@ -117,18 +127,14 @@ def facts(run: RunRecord) -> dict[str, str]:
     """What was searched, for the top of the page."""
     config, final, space = run.config, run.final, run.space
     low_ms, high_ms = final["latency_bounds_ms"]
-    protocol, table = final["protocol"], final["table"]
     side = space.stem.height
     found = {
         "space": (
             f"{config['space']}: {len(space.layers)} layers, {size(space.size)} architectures, input {side}×{side}"
         ),
         "accuracies from" if run.published else "data": f"{run.source}, {space.head.out_channels} classes",
-        "device": (
-            f"{final['device_model']}, {protocol['runtime']} {protocol['runtime_version']}, {protocol['delegate']},"
-            f" {protocol['precision']}, {protocol['threads']} thread, {protocol['cores']}"
-        ),
-        "latency table": f"version {table['version']} of {table['table_id'][:12]}; a copy is in table.json",
+        "device": ", ".join([final["device_model"], *_measured_under(final["protocol"])]),
+        "latency table": f"{table_in_words(final)}; a copy is in table.json",
         "latency bounds": f"{low_ms:.3f} to {high_ms:.3f} ms",
         "method": (
             f"M = {config['stages']}, last search by {config['final_search']}, population {config['population']},"
@@ -145,6 +151,22 @@ def facts(run: RunRecord) -> dict[str, str]:
     if isinstance(regret := final.get("regret"), int | float):
         found["regret"] = f"{regret:.4f}: this much below the best architecture within the bounds"
     return found
+
+
+def table_in_words(final: Mapping[str, Any]) -> str:
+    """Which table a search was made with, and from where where it was imported."""
+    table = final["table"]
+    if "imported" in table:
+        return Source.model_validate(table["imported"]).sentence
+    return f"version {table['version']} of {table['table_id'][:12]}"
+
+
+def _measured_under(protocol: Mapping[str, Any] | None) -> list[str]:
+    """Empty where nobody knows."""
+    if protocol is None:
+        return []
+    runtime = f"{protocol['runtime']} {protocol['runtime_version']}"
+    return [runtime, protocol["delegate"], protocol["precision"], f"{protocol['threads']} thread", protocol["cores"]]
 
 
 class StageRow(NamedTuple):
@@ -201,7 +223,9 @@ def _share(share: float) -> str:
 
 
 def _with_interval(latency: Mapping[str, Any]) -> str:
-    """Value and half-width in milliseconds; the wider side where they differ."""
+    """Value and half-width in milliseconds; the wider side where they differ. The value alone without an interval."""
     value = latency["latency_ms"]
+    if latency["low_ms"] is None:
+        return f"{value:.3f}"
     half_width = max(value - latency["low_ms"], latency["high_ms"] - value)
     return f"{value:.3f} ±{half_width:.3f}"

@@ -16,12 +16,13 @@ from typing import Any, Self
 
 from pydantic import TypeAdapter
 
-from latency_contract.tables import Latency, Table
+from latency_contract.tables import Latency
 from search_client import config
 from search_client.config import SearchConfig
 from search_client.decoding import DecodingPass
 from search_client.durable_files import write_text
 from search_client.errors import AnotherSearch
+from search_client.imported_tables import AnyTable, read_table
 from search_client.pruning import OperatorDistribution
 from search_client.search_problem import Evaluated
 from search_client.spaces import SearchSpace
@@ -84,9 +85,9 @@ class RunFiles:
         return TypeAdapter(dict[str, Latency]).validate_json(path.read_text()) if path.exists() else {}
 
     @property
-    def table(self) -> Table | None:
+    def table(self) -> AnyTable | None:
         path = self.path / "table.json"
-        return Table.model_validate_json(path.read_text()) if path.exists() else None
+        return read_table(path) if path.exists() else None
 
     @property
     def device_model(self) -> str | None:
@@ -162,7 +163,7 @@ class RunDirectory(RunFiles):
     def save_measured(self, latencies: Mapping[str, Latency]) -> None:
         write_json(self.path / "measured.json", {key: one.model_dump(mode="json") for key, one in latencies.items()})
 
-    def save_table(self, table: Table) -> None:
+    def save_table(self, table: AnyTable) -> None:
         write_text(self.path / "table.json", table.model_dump_json(indent=1))
 
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,24 @@ import pytest
 import uvicorn
 from hypothesis import settings
 
+from benchmarks.debian_adbd import CannotInstall, installed
+from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection
-from latency_contract.devices import DeviceKind, DeviceReport
+from latency_contract.devices import Device, DeviceKind, DeviceReport
+from latency_contract.jobs import Lease, LeaseReport, LeaseRequest, Measured
 from latency_contract.measurements import DeviceState, Measurement, Provenance, Round
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
+from latency_contract.tables import LatencyQuery
 from latency_service.app import create_app
 from latency_service.database import Database
 from latency_service.settings import Settings
+from tests.postgresql import PostgresqlServer, running_server
 
 settings.register_profile("any machine", deadline=None)  # no test here is about time
 settings.load_profile("any machine")
 
+LIVE_SETTINGS = Settings(lease_s=3.0)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -55,11 +63,39 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    """An SQLite database in the state that the migrations leave it in."""
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file in the state that the migrations leave it in, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    database = Database(f"sqlite:///{path}")
     database.migrate()
+    database.dispose()
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of the test's own, as the migrations leave it: the test runs on SQLite, then on PostgreSQL."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "test.db")
+        yield f"sqlite:///{tmp_path / 'test.db'}"
+    else:
+        server: PostgresqlServer = request.getfixturevalue("postgresql")
+        with server.database() as url:
+            yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A migrated database, on SQLite and on PostgreSQL."""
+    database = Database(database_url)
     yield database
     database.dispose()
 
@@ -97,9 +133,10 @@ def measurement() -> Callable[..., Measurement]:
         *,
         model_sha256: str = "0" * 64,
         serial: str = "A1",
+        reference_ms: float = 1.0,
     ) -> Measurement:
         rounds = tuple(
-            Round(started_at=START, samples_ms=(m,), reference_before_ms=1.0, reference_after_ms=1.0)
+            Round(started_at=START, samples_ms=(m,), reference_before_ms=reference_ms, reference_after_ms=reference_ms)
             for m in medians_ms
         )
         provenance = Provenance(
@@ -114,11 +151,29 @@ def measurement() -> Callable[..., Measurement]:
 
 
 @pytest.fixture(scope="session")
-def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A live service on a free port of 127.0.0.1, with a real database and a real converter."""
-    database = Database(f"sqlite:///{tmp_path_factory.mktemp('service') / 'live.db'}")
+def sqlite_service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with live_service(f"sqlite:///{tmp_path_factory.mktemp('service') / 'live.db'}") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql_service_url(postgresql: PostgresqlServer) -> Iterator[str]:
+    with postgresql.database() as database_url, live_service(database_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def service_url(sqlite_service_url: str) -> str:
+    """A live service; on PostgreSQL too in tests of the service itself (latency_service/conftest.py)."""
+    return sqlite_service_url
+
+
+@contextmanager
+def live_service(database_url: str, *, settings: Settings = LIVE_SETTINGS) -> Iterator[str]:
+    """A service on a free port of 127.0.0.1, with a real database and a real converter."""
+    database = Database(database_url)
     database.migrate()
-    config = uvicorn.Config(create_app(database, settings=Settings(lease_s=3.0)), port=0, log_level="warning")
+    config = uvicorn.Config(create_app(database, settings=settings), port=0, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -135,6 +190,54 @@ def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def connection(service_url: str) -> Iterator[ServiceConnection]:
     with ServiceConnection(service_url) as connection:
         yield connection
+
+
+@pytest.fixture(scope="session")
+def debian_adbd() -> Path:
+    """Where Debian's `adbd` is installed. Where that cannot be, its tests are skipped; under CI they fail."""
+    try:
+        return installed()
+    except CannotInstall as reason:
+        if os.environ.get("CI"):
+            pytest.fail(str(reason))
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def measured_units(
+    connection: ServiceConnection,
+    report: Callable[..., DeviceReport],
+    operator: Callable[..., IBConv],
+    measurement: Callable[..., Measurement],
+) -> Callable[[str, dict[str, float]], None]:
+    """Has units of a model, by serial, measure six operators each, with these readings of the reference operator."""
+    each = 6
+
+    def measure(model: str, readings_ms: dict[str, float]) -> None:
+        for serial in readings_ms:
+            connection.ask("PUT", f"/v1/devices/{serial}", Device, body=report(serial=serial, model=model))
+        wanted = tuple(operator(height=h) for h in range(1, each * len(readings_ms) + 1))
+        query = LatencyQuery(device=model, subjects=wanted, queue_missing=True, client=content_hash(model))
+        connection.request("POST", "/v1/latencies/query", body=query)
+        for serial, reference_ms in readings_ms.items():
+            left = each
+            while left:
+                response = connection.request("POST", "/v1/leases", body=LeaseRequest(serial=serial, max_jobs=left))
+                if response.status_code == 204:  # still being converted
+                    time.sleep(0.02)
+                    continue
+                lease = Lease.model_validate_json(response.content)
+                outcomes = []
+                for job in lease.jobs:
+                    made = measurement(
+                        job.subject.id, model_sha256=job.model_sha256, serial=serial, reference_ms=reference_ms
+                    )
+                    outcomes.append(Measured(job_id=job.job_id, measurement=made))
+                done = LeaseReport(outcomes=tuple(outcomes))
+                connection.request("POST", f"/v1/leases/{lease.token}/report", body=done)
+                left -= len(outcomes)
+
+    return measure
 
 
 def sha256(content: bytes) -> str:

@@ -2,15 +2,16 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path
+from fastapi import APIRouter, Body, Path, Query
 
-from latency_contract.devices import Device, DeviceReport
+from latency_contract.devices import Device, DeviceFaultReport, DeviceReport, Serial, UnitComparison
 from latency_contract.protocols import Protocol
-from latency_service import devices
+from latency_service import devices, units
 from latency_service.errors import UnknownDevice
+from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Reading, Service, Writing, refusals
 
-router = APIRouter(prefix="/v1/devices", tags=["devices"])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1/devices", tags=["devices"])
 
 REPORT_EXAMPLE = DeviceReport(
     serial="89AX0KCQ1",
@@ -30,14 +31,14 @@ def all_devices(session: Reading, service: Service) -> list[Device]:
 
 
 @router.get("/{serial}", responses=refusals(404))
-def one_device(serial: Annotated[str, Path(examples=["89AX0KCQ1"])], session: Reading, service: Service) -> Device:
+def one_device(serial: Annotated[Serial, Path(examples=["89AX0KCQ1"])], session: Reading, service: Service) -> Device:
     """One unit by its serial."""
     return devices.shown(devices.known(session, serial), settings=service.settings, now=service.clock())
 
 
 @router.put("/{serial}", responses=refusals(404))
 def report_device(
-    serial: Annotated[str, Path(examples=["89AX0KCQ1"])],
+    serial: Annotated[Serial, Path(examples=["89AX0KCQ1"])],
     report: Annotated[DeviceReport, Body(examples=[REPORT_EXAMPLE])],
     session: Writing,
     service: Service,
@@ -50,3 +51,31 @@ def report_device(
     row = devices.report(session, report, now=service.clock())
     service.converter.wake()
     return devices.shown(row, settings=service.settings, now=service.clock())
+
+
+@router.post("/{serial}/faults", responses=refusals(404))
+def report_fault(
+    serial: Annotated[Serial, Path(examples=["89AX0KCQ1"])],
+    report: Annotated[DeviceFaultReport, Body(examples=[{"fault": "the phone is unauthorized"}])],
+    session: Writing,
+    service: Service,
+) -> Device:
+    """An agent that holds no lease cannot reach or use its unit. The answer's `blocked_until` says until when it rests.
+
+    Jobs are not concerned: a fault under a lease is said when the lease is given back. Said again during the rest, it
+    changes nothing but `last_fault`.
+    """
+    row, now = devices.known(session, serial, lock=True), service.clock()
+    devices.take_fault(row, fault=report.fault, settings=service.settings, random=service.random, now=now)
+    return devices.shown(row, settings=service.settings, now=now)
+
+
+@router.get("/{device:path}/units", responses=refusals(404))
+def compare_units(
+    device: Annotated[str, Path(examples=["Pixel 3"])],
+    session: Reading,
+    protocol_id: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
+) -> UnitComparison:
+    """The units of one model side by side, by their readings of the reference operator, and which one is odd."""
+    device_model, protocol = devices.resolve(session, device, protocol_id=protocol_id)
+    return units.compare(session, device_model=device_model, protocol_id=protocol.id)

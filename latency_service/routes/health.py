@@ -2,9 +2,10 @@
 
 from fastapi import APIRouter
 
+from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Service, refusals
 
-router = APIRouter(tags=["health"])
+router = APIRouter(route_class=GuardedRoute, tags=["health"])
 
 
 @router.get("/healthz", responses=refusals())

@@ -9,9 +9,10 @@ from latency_contract.operators import KEY_EXAMPLE, parse_key
 from latency_contract.tables import LatencyAnswer, LatencyEntry, LatencyQuery, LatencyRelease, Released
 from latency_service import devices, latencies, queue
 from latency_service.errors import UnknownOperator
+from latency_service.routes.access import GuardedRoute, Who
 from latency_service.routes.dependencies import Reading, Service, Writing, refusals
 
-router = APIRouter(prefix="/v1", tags=["latencies"])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["latencies"])
 
 _OPERATOR = parse_key(KEY_EXAMPLE).model_dump(mode="json")
 _STEM = {"kind": "conv", "height": 32, "width": 32, "in_channels": 3, "out_channels": 16, "kernel": 3, "stride": 2}
@@ -34,10 +35,11 @@ QUERY_EXAMPLES = {
 }
 
 
-@router.post("/latencies/query", responses=refusals(404))
+@router.post("/latencies/query", responses=refusals(404, 429))
 def query_latencies(
     query: Annotated[LatencyQuery, Body(openapi_examples=QUERY_EXAMPLES)],
     service: Service,
+    who: Who,
 ) -> LatencyAnswer:
     """Latencies of operators and networks on a device. Ask again until nothing is queued or leased any more."""
     now = service.clock()
@@ -46,7 +48,14 @@ def query_latencies(
         entries = latencies.look_up(session, query.subjects, device_model=device_model, protocol=protocol)
         if query.queue_missing:
             entries = latencies.queue_missing(
-                session, query, entries, device_model=device_model, protocol=protocol, now=now
+                session,
+                query,
+                entries,
+                device_model=device_model,
+                protocol=protocol,
+                owner=who.name,
+                max_waiting=service.settings.max_waiting,
+                now=now,
             )
         alive = devices.at_work(
             session, device_model=device_model, protocol_id=protocol.id, settings=service.settings, now=now
@@ -59,10 +68,14 @@ def query_latencies(
 
 @router.post("/latencies/release", responses=refusals())
 def release_latencies(
-    release: Annotated[LatencyRelease, Body(examples=[{"client": "my-search"}])], session: Writing
+    release: Annotated[LatencyRelease, Body(examples=[{"client": "my-search"}])], session: Writing, who: Who
 ) -> Released:
-    """A client no longer wants something measured. Jobs that nobody wants are cancelled."""
-    return Released(cancelled=queue.withdraw(session, release.client, subject_ids=release.subject_ids))
+    """A client no longer wants something measured. Jobs that nobody wants are cancelled.
+
+    What clients of other tokens want is not concerned, whatever they call themselves.
+    """
+    subject_ids = release.subject_ids
+    return Released(cancelled=queue.withdraw(session, release.client, owner=who.name, subject_ids=subject_ids))
 
 
 @router.get("/devices/{device:path}/latencies/{key}", responses=refusals(404))
@@ -85,5 +98,5 @@ def one_latency(
 def one_measurement(
     measurement_id: Annotated[int, Path(examples=[1], ge=1, lt=2**63)], session: Reading
 ) -> Measurement:
-    """A measurement with every round, every sample, and its provenance."""
+    """A measurement with every round and its provenance; with every sample and rejected round while they are kept."""
     return latencies.measurement(session, measurement_id)

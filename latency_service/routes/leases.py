@@ -6,9 +6,11 @@ from fastapi import APIRouter, Body, Path, Response
 
 from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState
 from latency_service import devices, latencies, queue
+from latency_service.logs import note, short
+from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Service, Writing, refusals
 
-router = APIRouter(prefix="/v1", tags=["agents"])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["agents"])
 
 Token = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", examples=["0123456789abcdef0123456789abcdef"])]
 
@@ -24,16 +26,27 @@ REPORT_EXAMPLE = {
 )
 def lease_jobs(
     request: Annotated[LeaseRequest, Body(examples=[{"serial": "89AX0KCQ1", "max_jobs": 16}])],
-    session: Writing,
     service: Service,
 ) -> Lease:
     """The most urgent jobs for a unit."""
-    device = devices.known(session, request.serial)
-    now = service.clock()
-    lease = latencies.lease(session, device, max_jobs=request.max_jobs, settings=service.settings, now=now)
+    settings, now, lease = service.settings, service.clock(), None
+    note(serial=request.serial)
+    with service.database.reading() as session:
+        device = devices.known(session, request.serial)
+        idle = latencies.nothing_to_lease(session, device, now=now)
+        seen_s_ago = (now - device.last_seen_at).total_seconds()
+        wait_s = devices.idle_wait_s(session, settings=settings, random=service.random, now=now)
+        wait_s = max(wait_s, devices.rest_s(device, settings=settings, now=now))
+    if not idle:
+        with service.database.writing() as session:
+            device = devices.known(session, request.serial)
+            lease = latencies.lease(session, device, max_jobs=request.max_jobs, settings=settings, now=now)
+    elif seen_s_ago > settings.seen_s:
+        with service.database.writing() as session:
+            devices.note_seen(session, request.serial, now=now)
     if lease is None:
-        wait_s = service.settings.idle_poll_s
         return Response(status_code=204, headers={"Retry-After": str(wait_s)})  # type: ignore[return-value]
+    note(lease=short(lease.token), jobs=[job.job_id for job in lease.jobs])
     return lease
 
 
@@ -42,6 +55,7 @@ def renew_lease(token: Token, session: Writing, service: Service) -> LeaseState:
     """Move the deadline."""
     now = service.clock()
     renewal = queue.renew(session, token, lease_s=service.settings.lease_s, now=now)
+    note(serial=renewal.serial)
     devices.known(session, renewal.serial).last_seen_at = now
     return LeaseState(expires_at=renewal.expires_at, remaining=renewal.remaining)
 
@@ -54,18 +68,27 @@ def report_outcomes(
     service: Service,
 ) -> dict[str, int]:
     """Measurements and failures of some or all jobs of a lease: all are stored, or none. Says how many are left."""
+    note(jobs=[outcome.job_id for outcome in report.outcomes])
     return {"remaining": latencies.accept(session, token, report, now=service.clock())}
 
 
 @router.post("/leases/{token}/release", status_code=204, responses=refusals(409))
 def release_lease(
     token: Token,
-    release: Annotated[LeaseRelease, Body(examples=[{"device_fault": "the phone is at 51 °C"}])],
+    release: Annotated[LeaseRelease, Body(examples=[{"device_fault": "the phone rebooted", "suspects": [7]}])],
     session: Writing,
     service: Service,
 ) -> None:
-    """Give the rest of a lease back; after a fault of the device, it rests for a while."""
+    """Give the rest of a lease back; after a fault of the device, it rests for a while.
+
+    Only the jobs named as suspects count the lease as an attempt.
+    """
     fault, settings = release.device_fault, service.settings
-    serial = queue.release(session, token, device_fault=fault, max_attempts=settings.max_attempts)
+    now = service.clock()
+    serial = queue.release(
+        session, token, device_fault=fault, suspects=release.suspects, max_attempts=settings.max_attempts, now=now
+    )
+    note(serial=serial)
     if fault is not None:
-        devices.open_breaker(devices.known(session, serial), fault=fault, settings=settings, now=service.clock())
+        device = devices.known(session, serial, lock=True)
+        devices.open_breaker(device, fault=fault, settings=settings, random=service.random, now=now)

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Response
+from fastapi import APIRouter, Path, Response
 
 from latency_contract.model_files import TFLiteModel
 from latency_service import model_files, weights_file
-from latency_service.routes.dependencies import OCTETS, Reading, Service, body_up_to, octets_in, refusals
+from latency_service.routes.access import GuardedRoute
+from latency_service.routes.dependencies import OCTETS, Octets, Reading, Service, octets_in, refusals
 
-router = APIRouter(prefix="/v1", tags=["model files"])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["model files"])
 
 ModelSha256 = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", examples=["0" * 64])]
 TFLITE_FILE: dict[int | str, dict[str, Any]] = {200: {"content": {OCTETS: {}}, "description": "a TFLite file"}}
@@ -21,10 +22,10 @@ def model_file(sha256: ModelSha256, session: Reading) -> Response:
     return Response(model_files.content(session, sha256), media_type=OCTETS, headers=headers)
 
 
-@router.put("/models/{sha256}", responses=refusals(413), openapi_extra=octets_in("a TFLite file"))
+@router.put("/models/{sha256}", responses=refusals(), openapi_extra=octets_in("a TFLite file"))
 def give_model_file(
     sha256: ModelSha256,
-    content: Annotated[bytes, Depends(body_up_to(model_files.MAX_FILE_BYTES))],
+    content: Octets,
     service: Service,
 ) -> TFLiteModel:
     """Give a TFLite file to be measured as it is; the answer is the subject to ask for. Giving it twice is no harm."""
@@ -37,14 +38,12 @@ def give_model_file(
 @router.post(
     "/conversions",
     response_class=Response,
-    responses=refusals(400, 413, 503) | TFLITE_FILE,
+    responses=refusals(400, 503) | TFLITE_FILE,
     openapi_extra=octets_in(
         "a safetensors file: float32 tensors INDEX.NAME.weight and INDEX.NAME.bias for every layer of a network, with"
         " the network's canonical JSON as `subject` in the metadata"
     ),
 )
-def convert_network(
-    content: Annotated[bytes, Depends(body_up_to(weights_file.MAX_BODY_BYTES))], service: Service
-) -> Response:
+def convert_network(content: Octets, service: Service) -> Response:
     """The TFLite model of a network with trained weights: input (1, height, width, channels). Nothing is kept here."""
     return Response(service.converter.convert(weights_file.parse(content)), media_type=OCTETS)

@@ -7,9 +7,10 @@ from fastapi import APIRouter, Body, Header, Path, Query, Response
 
 from latency_contract.tables import Table, TablePublication, TableSummary
 from latency_service import devices, tables
+from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Reading, Service, Writing, refusals
 
-router = APIRouter(prefix="/v1/tables", tags=["tables"])
+router = APIRouter(route_class=GuardedRoute, prefix="/v1/tables", tags=["tables"])
 
 TableId = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$", examples=["0" * 64])]
 

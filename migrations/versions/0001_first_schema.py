@@ -11,6 +11,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+# The same in SQLite as INTEGER; PostgreSQL had not been supported before it read so.
+ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 ACTIVE = sa.text("state IN ('queued', 'leased')")
 
 
@@ -71,7 +73,7 @@ def upgrade() -> None:
     op.create_index("ix_devices_model", "devices", ["model"], unique=False)
     op.create_table(
         "jobs",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", ID, nullable=False),
         sa.Column("subject_id", sa.String(length=64), nullable=False),
         sa.Column("device_model", sa.String(length=100), nullable=False),
         sa.Column("protocol_id", sa.String(length=64), nullable=False),
@@ -100,7 +102,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "table_versions",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", ID, nullable=False),
         sa.Column("table_id", sa.String(length=64), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("device_model", sa.String(length=100), nullable=False),
@@ -112,8 +114,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "measurements",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("job_id", sa.Integer(), nullable=False),
+        sa.Column("id", ID, nullable=False),
+        sa.Column("job_id", ID, nullable=False),
         sa.Column("subject_id", sa.String(length=64), nullable=False),
         sa.Column("device_model", sa.String(length=100), nullable=False),
         sa.Column("protocol_id", sa.String(length=64), nullable=False),
@@ -140,7 +142,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "wants",
-        sa.Column("job_id", sa.Integer(), nullable=False),
+        sa.Column("job_id", ID, nullable=False),
         sa.Column("client", sa.String(length=100), nullable=False),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_wants_job_id")),
         sa.PrimaryKeyConstraint("job_id", "client", name=op.f("pk_wants")),
@@ -148,8 +150,8 @@ def upgrade() -> None:
     op.create_index("ix_wants_client", "wants", ["client"], unique=False)
     op.create_table(
         "table_entries",
-        sa.Column("version_id", sa.Integer(), nullable=False),
-        sa.Column("measurement_id", sa.Integer(), nullable=False),
+        sa.Column("version_id", ID, nullable=False),
+        sa.Column("measurement_id", ID, nullable=False),
         sa.ForeignKeyConstraint(["measurement_id"], ["measurements.id"], name=op.f("fk_table_entries_measurement_id")),
         sa.ForeignKeyConstraint(["version_id"], ["table_versions.id"], name=op.f("fk_table_entries_version_id")),
         sa.PrimaryKeyConstraint("version_id", "measurement_id", name=op.f("pk_table_entries")),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import BboxBase
 
-from search_client.analyses import RunRecord, accuracy_of
+from search_client.analyses import RunRecord, accuracy_of, latency_of_final
 from search_client.ces import pareto_front
 from search_client.figures.style import (
     ALONE_COLOUR,
@@ -35,7 +36,8 @@ MARKED_EPOCHS = 40  # fewer than these have a mark each
 
 
 def draw_pareto(path: Path, run: RunRecord) -> None:
-    """Accuracy against latency: what each stage evaluated, the last front, the final networks as measured whole.
+    """Accuracy against latency: what each stage evaluated, the last front, the final networks as measured whole
+    (as predicted where no device was there).
 
     What was trained alone and, where they may be compared, other people's networks are added.
     """
@@ -87,19 +89,19 @@ def _draw_front(axes: Axes, run: RunRecord) -> None:
 
 def _draw_finals(axes: Axes, run: RunRecord) -> None:
     for number, architecture in enumerate(run.final["architectures"]):
-        measured, accuracy = architecture["measured_latency"], accuracy_of(architecture)
-        latency_ms = measured["latency_ms"]
+        latency, accuracy = latency_of_final(architecture), accuracy_of(architecture)
+        latency_ms, (low_ms, high_ms) = latency["latency_ms"], _interval(latency)
         axes.errorbar(
             latency_ms,
             accuracy,
-            xerr=[[latency_ms - measured["low_ms"]], [measured["high_ms"] - latency_ms]],
+            xerr=[[latency_ms - low_ms], [high_ms - latency_ms]],
             fmt="D",
             markersize=6,
             markeredgecolor="white",
             markeredgewidth=0.6,
             capsize=3,
             color=FINAL_COLOUR,
-            label="final, measured whole" if number == 0 else None,
+            label=_finals_are(architecture) if number == 0 else None,
         )
         axes.annotate(
             architecture["name"],
@@ -114,11 +116,21 @@ def _draw_finals(axes: Axes, run: RunRecord) -> None:
         )
 
 
+def _finals_are(architecture: Mapping[str, Any]) -> str:
+    return "final, predicted" if architecture["measured_latency"] is None else "final, measured whole"
+
+
+def _interval(latency: Mapping[str, Any]) -> tuple[float, float]:
+    """Without one, the latency alone."""
+    if latency["low_ms"] is None:
+        return latency["latency_ms"], latency["latency_ms"]
+    return latency["low_ms"], latency["high_ms"]
+
+
 def _limit_latencies(axes: Axes, run: RunRecord) -> None:
     """To what belongs to this run: other people's networks are only shown where they fall into it."""
     shown_ms = [*run.final["latency_bounds_ms"]]
-    shown_ms += [one["measured_latency"]["high_ms"] for one in run.final["architectures"]]
-    shown_ms += [one["measured_latency"]["low_ms"] for one in run.final["architectures"]]
+    shown_ms += [end_ms for one in run.final["architectures"] for end_ms in _interval(latency_of_final(one))]
     shown_ms += [item.latency_ms for stage in run.stages for item in stage.evaluated]
     low_ms, high_ms = min(shown_ms), max(shown_ms)
     margin_ms = MARGIN * ((high_ms - low_ms) or high_ms)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from device_agents.errors import SubjectFault
+from device_agents.errors import DeviceFault, SubjectFault
 from device_agents.litert_runner import REFERENCE
 from device_agents.rounds import Identity
 from device_agents.turns import Plan, Ran, Refused, Started, State, Step, TurnReader, Visit
@@ -25,6 +25,11 @@ class ScriptedDevice:
         self.ran: list[str] = []  # names of the models, in order
         self.reject: Callable[[Visit], str | None] = lambda _: None
         self.waits = 0
+        self.away: str | None = None  # why it cannot be reached
+
+    def check(self) -> None:
+        if self.away is not None:
+            raise DeviceFault(self.away)
 
     def wait_until_fit(self, check: Callable[[], None]) -> None:
         check()

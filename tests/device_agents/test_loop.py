@@ -1,23 +1,28 @@
 """The agent's loop against a live service; only the device at its far end is scripted."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from device_agents.errors import DeviceFault, SubjectFault
+from device_agents import loop
+from device_agents.errors import DeviceFault, DeviceRebooted, SubjectFault
 from device_agents.loop import Agent
-from latency_contract.connection import ServiceConnection, ServiceRefused
+from latency_contract.connection import NotAllowed, ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
-from latency_contract.jobs import LeaseReport, LeaseRequest
+from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest
 from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import IBConv
 from latency_contract.tables import LatencyAnswer, LatencyEntry, LatencyQuery, LatencyStatus
-from tests.conftest import sha256
+from latency_service import tokens
+from latency_service.database import Database
+from tests.conftest import live_service, sha256
 from tests.device_agents.scripted_device import ScriptedDevice
 
 Make = Callable[..., IBConv]
@@ -37,7 +42,9 @@ class Overheard(ServiceConnection):
             options["body"] = _of_another_device(options["body"], self.bench.say_that_results_are_of)
         response = super().request(method, path, **options)
         if path == "/v1/leases" and response.status_code == 200:
-            self.bench.tokens.append(response.json()["token"])
+            self.bench.leases.append(Lease.model_validate_json(response.content))
+        if path.endswith("/release"):
+            self.bench.releases.append(options["body"])
         if path.startswith("/v1/models/") and self.bench.damage_next_model:
             self.bench.damage_next_model = False
             return httpx.Response(200, content=response.content[:-1] + b"?")
@@ -59,7 +66,8 @@ class Bench:
         self.url = url
         self.connection = ServiceConnection(url)
         self.stop = threading.Event()
-        self.tokens: list[str] = []
+        self.leases: list[Lease] = []
+        self.releases: list[LeaseRelease] = []
         self.damage_next_model = False
         self.say_that_results_are_of: str | None = None
         self.thread: threading.Thread | None = None
@@ -170,6 +178,37 @@ def test_a_device_fault_returns_the_job_and_the_device_rests(bench: Bench, opera
     assert len(device.ran) == 1
 
 
+def test_a_model_that_ran_when_the_device_rebooted_is_suspected_and_its_neighbours_are_not(
+    bench: Bench, operator: Make
+) -> None:
+    suspect: list[str] = []
+
+    def reboot(model: Path) -> float:
+        if len(device.ran) == 2:  # the first after the reference operator
+            suspect.append(model.stem)
+            raise DeviceRebooted("the phone rebooted", suspect=model)
+        return 1.0
+
+    device = bench.start(reboot)
+    bench.queue(operator(height=1), operator(height=2))
+    bench.wait_for(lambda: bench.device().faults == 1, "no fault")
+    (release,) = bench.releases
+    (lease,) = bench.leases
+    assert release.device_fault == "the phone rebooted"
+    assert [job.job_id for job in lease.jobs if job.model_sha256 in suspect] == list(release.suspects)
+    assert len(release.suspects) == 1
+
+
+def test_an_idle_device_that_is_gone_is_reported(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LOOK_AFTER_S", 0.0)
+    device = bench.start(lambda _: 1.0)
+    assert bench.device().faults == 0
+    device.away = "the cable is out"
+    bench.wait_for(lambda: bench.device().faults == 1, "no fault")
+    assert bench.device().last_fault == "the cable is out"
+    assert bench.device().blocked_until is not None
+
+
 def test_an_agent_told_to_stop_gives_its_lease_back(bench: Bench, operator: Make) -> None:
     def stop_in_the_middle(_: Path) -> float:
         bench.stop.set()
@@ -188,14 +227,14 @@ def test_an_agent_that_lost_its_lease_drops_the_batch_and_goes_on(bench: Bench, 
 
     def lose_the_first_lease(_: Path) -> float:
         if not released:
-            released.append(bench.tokens[0])
-            bench.connection.request("POST", f"/v1/leases/{bench.tokens[0]}/release", json={})
+            released.append(bench.leases[0].token)
+            bench.connection.request("POST", f"/v1/leases/{bench.leases[0].token}/release", json={})
         return 1.0
 
     bench.start(lose_the_first_lease)
     bench.queue(operator())
     bench.wait_for(lambda: bench.ask(operator())[0].status == LatencyStatus.MEASURED, "not measured")
-    assert len(bench.tokens) == 2
+    assert len(bench.leases) == 2
 
 
 def test_a_lease_is_renewed_for_as_long_as_its_jobs_take(bench: Bench, operator: Make) -> None:
@@ -246,7 +285,7 @@ def test_a_model_that_arrives_damaged_is_not_measured(bench: Bench, operator: Ma
     bench.queue(operator())
     bench.wait_for(lambda: bench.ask(operator())[0].status == LatencyStatus.MEASURED, "not measured")
     assert not bench.damage_next_model
-    assert len(bench.tokens) == 2
+    assert len(bench.leases) == 2
 
 
 def test_a_device_that_the_service_does_not_accept_ends_the_agent(bench: Bench) -> None:
@@ -255,3 +294,55 @@ def test_a_device_that_the_service_does_not_accept_ends_the_agent(bench: Bench) 
     agent = Agent(bench.connection, device, stop=bench.stop, max_jobs=16)
     with pytest.raises(ServiceRefused, match="model: String should match pattern"):
         agent.run()
+
+
+@pytest.mark.parametrize("when", ["idle", "measuring", "reporting"])
+def test_an_agent_whose_token_is_revoked_says_so_and_ends(
+    when: str,
+    migrated_sqlite: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    report: Callable[..., DeviceReport],
+    operator: Make,
+) -> None:
+    """Wherever it learns of it; and it does not go on asking."""
+    database = Database(f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path / 'service.db')}")
+    with database.writing() as session:
+        now = datetime.now(UTC)
+        secret = tokens.create(session, name="hub", role=tokens.Role.AGENT, now=now)
+        monkeypatch.setenv("PADNAS_TOKEN", tokens.create(session, name="me", role=tokens.Role.CLIENT, now=now))
+
+    def revoke(_: object = None) -> float:
+        with database.writing() as session:
+            if "hub" in [row.name for row in tokens.valid(session)]:
+                tokens.revoke(session, "hub", now=datetime.now(UTC))
+        return 1.0
+
+    refused: list[str] = []
+
+    class Watched(Overheard):
+        def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+            if when == "reporting" and path.endswith("/report"):
+                revoke()
+            try:
+                response = super().request(method, path, **options)
+            except NotAllowed:
+                refused.append(path)
+                raise
+            if when == "idle" and response.status_code == 204:
+                revoke()
+            return response
+
+    with live_service(str(database.url)) as url:
+        bench = Bench(url, "revoked", report)
+        monkeypatch.setenv("PADNAS_TOKEN", secret)
+        with Watched(url, bench) as connection:
+            device = ScriptedDevice(revoke if when == "measuring" else lambda _: 1.0, report=bench.report)
+            connection.ask("PUT", "/v1/devices/revoked", Device, body=bench.report)
+            if when != "idle":
+                bench.queue(operator())
+            with pytest.raises(NotAllowed, match="The token 'hub' was revoked"):
+                Agent(connection, device, stop=bench.stop, max_jobs=16).run()
+        bench.connection.close()
+    database.dispose()
+    assert len(refused) == 1

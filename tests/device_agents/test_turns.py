@@ -14,9 +14,9 @@ TURN: list[list[object]] = [
     ["started", -1],
     ["ran", -1, 0.0, [1.0, 3.0, 1.1], None],
     ["started", 0],
-    ["ran", 0, 0.5, [5.0], 50],
+    ["ran", 0, 0.5, [5.0], 50, 0.1],
     ["started", -1],
-    ["ran", -1, 0.6, [1.2], None],
+    ["ran", -1, 0.6, [1.2], None, 0.02],
     ["state", {"temperature_c": 31.0}],
     ["started", 1],
     ["ran", 1, 0.7, [7.0, 7.1], None],
@@ -38,6 +38,7 @@ def test_a_visit_has_the_reference_and_the_state_on_both_sides() -> None:
     assert isinstance(first, Visit)
     assert isinstance(second, Visit)
     assert (first.position, first.samples_ms, first.summary_of) == (0, [5.0], 50)
+    assert first.took_s == pytest.approx(0.12)
     assert first.started_at == BEGAN + timedelta(seconds=0.5)
     assert (first.reference_before_ms, first.reference_after_ms) == (1.1, 1.2)
     assert (first.before.temperature_c, first.after.temperature_c) == (30.0, 31.0)

@@ -38,6 +38,10 @@ def client(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
+def table_of_run(path: Path) -> Table:
+    return Table.model_validate_json((path / "table.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def finished(service: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a search that ran to its end."""
@@ -69,7 +73,7 @@ def test_a_search_leaves_everything_it_should(finished: Path) -> None:
 def test_final_architectures_are_measured_and_inside_the_bounds(finished: Path) -> None:
     final = json.loads((finished / "final.json").read_text())
     low_ms, high_ms = final["latency_bounds_ms"]
-    table = Table.model_validate_json((finished / "table.json").read_text())
+    table = table_of_run(finished)
     assert final["table"] == {"table_id": table.table_id, "version": table.version}
     assert 1 <= len(final["architectures"]) <= 2
     for architecture in final["architectures"]:
@@ -216,6 +220,12 @@ def test_parts_of_a_search_work_on_their_own(service: str, finished: Path, tmp_p
     assert "IBConv_K5_E2" in client("table", "show", *at).stdout
     assert client("table", "export", *at, "--format", "csv", "--out", str(tmp_path / "t.csv")).exit_code == 0
     assert (tmp_path / "t.csv").read_text().startswith(f"# device model: {final['device_model']}\n")
+    stem_key = table_of_run(finished).entries[0].key
+    assert "reference before" in client("table", "show", *at, "--operator", stem_key).stdout
+    assert client("table", "export", *at, "--out", str(tmp_path / "t.json")).exit_code == 0
+    assert (
+        "differ significantly" in client("table", "diff", final["device_model"], str(tmp_path / "t.json"), *at).stdout
+    )
     predicted = client("predict", *at, "--from", str(finished / "final.json"), "--json")
     assert json.loads(predicted.stdout)["latency_ms"] == pytest.approx(first["predicted_latency"]["latency_ms"])
     choices = ",".join(first["choices"].values())

@@ -4,13 +4,22 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from latency_contract import connection as connection_module
-from latency_contract.connection import NotThisService, ServiceConnection, ServiceRefused, ServiceUnreachable
+from latency_contract.connection import (
+    NotAllowed,
+    NotThisService,
+    ServiceConnection,
+    ServiceRefused,
+    ServiceUnreachable,
+    UnusableToken,
+)
 from latency_contract.errors import ErrorBody
 
 
@@ -21,6 +30,7 @@ class Scripted(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script: list[tuple[int, Any]] = []
         self.seen: list[str] = []
+        self.authorizations: list[str | None] = []
 
     @property
     def url(self) -> str:
@@ -31,6 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert isinstance(self.server, Scripted)
         self.server.seen.append(self.path)
+        self.server.authorizations.append(self.headers["Authorization"])
         status, body = self.server.script.pop(0) if len(self.server.script) > 1 else self.server.script[0]
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
@@ -40,6 +51,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         pass
+
+
+@pytest.fixture(autouse=True)
+def environment_without_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PADNAS_TOKEN", "PADNAS_TOKEN_FILE", "PADNAS_TOKEN_OVER_HTTP"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -99,3 +116,84 @@ def test_nobody_at_the_address_is_said_when_patience_is_over(monkeypatch: pytest
 def test_a_text_that_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(NotThisService, match="is not an address"), ServiceConnection(url) as connection:
         connection.request("GET", "/x")
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "sent"),
+    [
+        (None, None, None),
+        ("padnas_one", None, "Bearer padnas_one"),
+        (None, "padnas_two\n", "Bearer padnas_two"),
+        ("padnas_one", "padnas_two", "Bearer padnas_one"),
+        ("", "padnas_two", "Bearer padnas_two"),
+        ("", None, None),
+    ],
+)
+def test_the_token_is_the_environments_or_that_of_the_file_it_names(
+    far_end: Scripted,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    variable: str | None,
+    text: str | None,
+    sent: str | None,
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("PADNAS_TOKEN", variable)
+    if text is not None:
+        (tmp_path / "token").write_text(text)
+        monkeypatch.setenv("PADNAS_TOKEN_FILE", str(tmp_path / "token"))
+    far_end.script = [(200, GOOD)]
+    with ServiceConnection(far_end.url) as connection:
+        connection.ask("GET", "/x", ErrorBody)
+    assert far_end.authorizations == [sent]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, r"The token file .*/token cannot be read: No such file or directory\. Mend PADNAS_TOKEN_FILE"),
+        (b"\n", r"There is no token in the file .*/token: it is empty"),
+        (b"secret one\nsecret two\n", r"There is no token in the file .*/token: a token is one line"),
+        ("gehéim".encode(), r"There is no token in the file .*/token: it is no plain text"),
+    ],
+)
+def test_a_file_that_holds_no_token_is_a_sentence_that_does_not_quote_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
+    if content is not None:
+        (tmp_path / "token").write_bytes(content)
+    monkeypatch.setenv("PADNAS_TOKEN_FILE", str(tmp_path / "token"))
+    with pytest.raises(UnusableToken, match=sentence) as refused:
+        ServiceConnection("http://127.0.0.1:1")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("trusted", ["", "no", "yes"])
+@pytest.mark.parametrize(
+    ("url", "safe"),
+    [
+        ("https://farm.example", True),
+        ("http://127.0.0.1:8000", True),
+        ("http://localhost:8000", True),
+        ("http://farm.example", False),
+        ("http://127.0.0.1.farm.example:8000", False),
+    ],
+)
+def test_a_token_goes_to_another_host_encrypted_or_where_its_owner_says_so(
+    monkeypatch: pytest.MonkeyPatch, url: str, safe: bool, trusted: str
+) -> None:
+    monkeypatch.setenv("PADNAS_TOKEN", "padnas_secret")
+    monkeypatch.setenv("PADNAS_TOKEN_OVER_HTTP", trusted)
+    allowed = safe or trusted == "yes"
+    expected = nullcontext() if allowed else pytest.raises(UnusableToken, match=r"Use https://, or set PADNAS_TOKEN_O")
+    with expected as refused:
+        ServiceConnection(url).close()
+    assert "secret" not in str(refused)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_token_is_not_tried_again(far_end: Scripted, status: int) -> None:
+    far_end.script = [(status, GOOD)]
+    with ServiceConnection(far_end.url) as connection, pytest.raises(NotAllowed, match="sentence"):
+        connection.ask("GET", "/x", ErrorBody)
+    assert len(far_end.seen) == 1

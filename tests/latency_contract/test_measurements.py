@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from latency_contract.measurements import Measurement, Verdict
+from latency_contract.measurements import DeviceState, Measurement, RejectedRound, Round, Verdict
+from tests.conftest import START
 
 Make = Callable[..., Measurement]
 SUBJECT = "a" * 64
@@ -46,7 +47,33 @@ def test_a_reading_that_is_no_latency_is_refused(measurement: Make, bad: Any) ->
         Measurement.model_validate(document)
 
 
+@pytest.mark.parametrize("moment", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"])
+def test_a_time_that_no_calendar_in_utc_has_is_refused(measurement: Make, moment: str) -> None:
+    document = measurement(SUBJECT).model_dump(mode="json")
+    document["provenance"]["finished_at"] = moment
+    with pytest.raises(ValidationError, match="not between the years 1 and 9999 in UTC"):
+        Measurement.model_validate(document)
+
+
 def test_a_measurement_without_enough_rounds_is_refused(measurement: Make) -> None:
     document = measurement(SUBJECT).model_dump(mode="json")
     with pytest.raises(ValidationError, match="at least 4"):
         Measurement.model_validate(document | {"rounds": document["rounds"][:3]})
+
+
+@pytest.mark.parametrize("samples_ms", [(1.0,), (1.0, 1.1), (3.0, 1.0, 2.0), (0.1, 0.2, 0.30000000000000004, 0.7)])
+def test_a_round_summed_up_has_the_same_value_and_the_number_of_its_runs(samples_ms: tuple[float, ...]) -> None:
+    original = Round(started_at=START, samples_ms=samples_ms, reference_before_ms=1.0, reference_after_ms=2.0)
+    summary = Round.model_validate_json(original.summary().model_dump_json())
+    assert (summary.block_ms, summary.summary_of) == (original.block_ms, len(samples_ms))
+    assert (summary.reference_before_ms, summary.reference_after_ms) == (1.0, 2.0)
+    assert summary.summary() == summary
+
+
+def test_a_measurement_without_samples_and_evidence_is_valid_and_says_what_it_had(measurement: Make) -> None:
+    original = measurement(SUBJECT)
+    rejected = RejectedRound(round=original.rounds[0], reason="hot", before=DeviceState(), after=DeviceState())
+    lighter = original.model_copy(update={"rejected": (rejected,) * 3}).without_samples().without_evidence()
+    assert Measurement.model_validate_json(lighter.model_dump_json()) == lighter
+    assert lighter.without_evidence().rejected_dropped == 3
+    assert lighter.latency_ms == original.latency_ms

@@ -1,13 +1,15 @@
 """The REST interface, over a real wire to a live service with a real converter."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 
 from latency_contract.connection import ServiceConnection, ServiceRefused
-from latency_contract.devices import Device, DeviceReport
+from latency_contract.devices import Device, DeviceFaultReport, DeviceReport, UnitComparison
 from latency_contract.jobs import Lease, LeaseReport, LeaseRequest, Measured
 from latency_contract.measurements import Measurement
 from latency_contract.operators import Conv, Head, IBConv, Network
@@ -37,7 +39,7 @@ def http(service_url: str) -> Iterator[httpx.Client]:
 @pytest.fixture
 def phone(connection: ServiceConnection, report: Report, request: pytest.FixtureRequest) -> DeviceReport:
     """A device model of the test's own, so that tests sharing the service do not meet."""
-    name = request.node.name
+    name = request.function.__name__
     described = report(serial=name, model=name)
     connection.ask("PUT", f"/v1/devices/{name}", Device, body=described)
     return described
@@ -57,7 +59,7 @@ def lease(connection: ServiceConnection, phone: DeviceReport, *, patience_s: flo
         response = connection.request("POST", "/v1/leases", body=LeaseRequest(serial=phone.serial))
         if response.status_code == 200:
             return Lease.model_validate_json(response.content)
-        assert response.headers["Retry-After"] == "1"
+        assert int(response.headers["Retry-After"]) >= 1
         time.sleep(0.1)
     raise AssertionError("no work came")
 
@@ -154,9 +156,96 @@ def test_a_device_fault_is_shown_with_the_device(
     assert connection.request("POST", "/v1/leases", body=LeaseRequest(serial=phone.serial)).status_code == 204
 
 
+def test_a_fault_of_any_characters_and_length_is_kept(
+    connection: ServiceConnection, phone: DeviceReport, operator: Make
+) -> None:
+    """What a dying program says is not made of text alone, and PostgreSQL stores no NUL."""
+    ask(connection, phone, operator(), queue_missing=True)
+    batch = lease(connection, phone)
+    fault = ("core dumped: \0\x01\U0001f525 " * 400)[:4000]
+    connection.request("POST", f"/v1/leases/{batch.token}/release", json={"device_fault": fault})
+    device = connection.ask("GET", f"/v1/devices/{phone.serial}", Device)
+    assert device.last_fault == fault.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+@pytest.mark.parametrize("length", [100, 101])
+def test_a_name_is_refused_by_the_contract_before_the_database_has_to(
+    http: httpx.Client, report: Report, length: int
+) -> None:
+    name = "é" * length
+    described = report().model_dump(mode="json") | {"serial": name, "model": name}
+    response = http.put(f"/v1/devices/{name}", json=described)
+    assert response.status_code == (200 if length == 100 else 422)
+
+
+def test_a_suspect_keeps_its_attempt_and_its_neighbour_does_not(
+    connection: ServiceConnection, phone: DeviceReport, operator: Make, http: httpx.Client
+) -> None:
+    ask(connection, phone, operator(height=2), operator(height=3), queue_missing=True)
+    batch = lease(connection, phone)
+    while len(batch.jobs) < 2:  # the second was still being converted
+        http.post(f"/v1/leases/{batch.token}/release", json={}).raise_for_status()
+        batch = lease(connection, phone)
+    release = f"/v1/leases/{batch.token}/release"
+    suspect = batch.jobs[0]
+    stranger = http.post(release, json={"device_fault": "the phone rebooted", "suspects": [2**62]})
+    assert (stranger.status_code, stranger.json()["error"]) == (409, "StaleLease")
+    baseless = http.post(release, json={"suspects": [suspect.job_id]})
+    assert baseless.status_code == 422
+    assert "suspects are named together with the device_fault" in baseless.json()["detail"]
+    said = {"device_fault": "the phone rebooted", "suspects": [suspect.job_id]}
+    assert http.post(release, json=said).status_code == 204
+    # Another unit, which does not rest: the untried first, then the suspect alone.
+    other = phone.model_copy(update={"serial": f"{phone.serial}-2"})
+    connection.ask("PUT", f"/v1/devices/{other.serial}", Device, body=other)
+    attempts = [[(job.job_id, job.attempt) for job in lease(connection, other).jobs] for _ in range(2)]
+    assert attempts == [[(batch.jobs[1].job_id, 1)], [(suspect.job_id, 2)]]
+
+
+def test_an_agent_without_a_lease_reports_a_fault_and_is_told_how_long_to_rest(
+    connection: ServiceConnection, phone: DeviceReport, operator: Make
+) -> None:
+    ask(connection, phone, operator(), queue_missing=True)
+    batch = lease(connection, phone)
+    report = DeviceFaultReport(fault="the phone is unauthorized")
+    path = f"/v1/devices/{phone.serial}/faults"
+    connection.ask("POST", path, Device, body=report)
+    device = connection.ask("POST", path, Device, body=report)  # the first answer was lost
+    assert (device.faults, device.last_fault) == (1, "the phone is unauthorized")
+    assert device.blocked_until is not None
+    before = datetime.now(UTC)
+    response = connection.request("POST", "/v1/leases", body=LeaseRequest(serial=phone.serial))
+    assert response.status_code == 204
+    least_s, most_s = ((device.blocked_until - then).total_seconds() for then in (datetime.now(UTC), before))
+    assert max(1, math.ceil(least_s)) <= int(response.headers["Retry-After"]) <= max(1, math.ceil(most_s))
+    connection.request("POST", f"/v1/leases/{batch.token}/renew")  # its lease goes on
+
+
+def test_units_of_a_model_are_compared_and_the_odd_one_is_named(
+    connection: ServiceConnection,
+    measured_units: Callable[[str, dict[str, float]], None],
+    report: Report,
+) -> None:
+    model = "Pixel 3 w/ units"
+    measured_units(model, {"unit-1": 1.0, "unit-2": 1.01, "unit-3": 1.2})
+    comparison = connection.ask("GET", f"/v1/devices/{model}/units", UnitComparison)
+    assert (comparison.device_model, comparison.protocol_id) == (model, report().protocol.id)
+    shown = [(unit.serial, unit.measurements, unit.reference_ms, unit.odd) for unit in comparison.units]
+    assert shown == [("unit-1", 6, 1.0, False), ("unit-2", 6, 1.01, False), ("unit-3", 6, 1.2, True)]
+    assert comparison.spread_pct == pytest.approx(100 * 0.2 / 1.01)
+    reason = comparison.units[2].reason
+    assert reason is not None
+    assert reason.startswith("It is 18.8 % slower than unit-2")
+    by_serial = connection.ask("GET", "/v1/devices/unit-1/units", UnitComparison)
+    assert by_serial == comparison
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "error", "sentence"),
     [
+        ("GET", "/v1/devices/nobody/units", None, 404, "UnknownDevice", "There is no device 'nobody'"),
+        ("POST", "/v1/devices/nobody/faults", {"fault": "x"}, 404, "UnknownDevice", "No unit with serial 'nobody'"),
+        ("POST", "/v1/devices/nobody/faults", {"fault": ""}, 422, "MalformedRequest", "at least 1 character"),
         ("GET", "/v1/devices/x/latencies/IBConv_K3", None, 404, "UnknownOperator", "a key reads like IBConv_K3_E6"),
         ("GET", "/v1/devices/nobody", None, 404, "UnknownDevice", "No unit with serial 'nobody' has reported"),
         ("GET", f"/v1/tables/{'0' * 64}", None, 404, "UnknownTable", "GET /v1/tables lists the published ones"),
@@ -173,6 +262,21 @@ def test_a_device_fault_is_shown_with_the_device(
             "MalformedRequest",
             "job_id: Input should be less than",
         ),
+        (
+            "POST",
+            f"/v1/leases/{'0' * 32}/report",
+            {"outcomes": [{"outcome": "failed", "job_id": 2**63 - 1, "error": "x"}]},
+            409,
+            "StaleLease",
+            f"Job {2**63 - 1} is not, or no longer, part of this lease",
+        ),
+        ("GET", f"/v1/measurements/{2**63 - 1}", None, 404, "UnknownMeasurement", "There is no measurement 9223372"),
+        ("GET", f"/v1/tables/{'0' * 64}/versions/{2**31 - 1}", None, 404, "UnknownTable", "There is no version 21474"),
+        ("GET", "/v1/devices/a%00b", None, 422, "MalformedRequest", "serial: String should match pattern"),
+        ("GET", "/v1/devices/a%00b/latencies/IBConv_K3", None, 404, "UnknownOperator", "a key reads like"),
+        ("POST", "/v1/leases", {"serial": "a\0b"}, 422, "MalformedRequest", "serial: String should match pattern"),
+        ("POST", "/v1/tables", {"device": "a\0b"}, 404, "UnknownDevice", "There is no device"),
+        ("POST", "/v1/latencies/release", {"client": "a\0b"}, 422, "MalformedRequest", "client: String should match"),
         ("GET", "/v2", None, 404, "HttpError", "GET /v2: Not Found"),
         ("DELETE", "/v1/devices", None, 405, "HttpError", "DELETE /v1/devices: Method Not Allowed"),
     ],

@@ -68,7 +68,7 @@ def test_a_converter_that_lost_its_subject_changes_nothing(database: Database, c
     fresh = claimed(database, clock)
     with database.writing() as session:
         conversion_queue.store(session, fresh, content=b"model", conversion_s=0.1)
-        conversion_queue.fail(session, stale, error="too slow")
+        conversion_queue.fail(session, stale, error="too slow", now=clock())
         conversion_queue.postpone(session, stale)
         conversion_queue.store(session, stale, content=b"another", conversion_s=0.1)
         conversion_queue.renew(session, stale, claim_s=CLAIM_S, now=clock())
@@ -90,7 +90,7 @@ def test_a_failed_conversion_has_no_model_and_is_tried_again_when_asked_for(
 ) -> None:
     request(database, clock, operator())
     with database.writing() as session:
-        conversion_queue.fail(session, claimed_in(session, clock), error="no such kernel")
+        conversion_queue.fail(session, claimed_in(session, clock), error="no such kernel", now=clock())
         assert conversion_queue.model_sha256(session, operator().id, precision="float32") is None
     assert claim(database, clock) is None
     request(database, clock, operator())

@@ -16,6 +16,7 @@ from latency_service.app import utc_now
 from latency_service.converter import MAX_WAITING, Converter
 from latency_service.database import Database
 from latency_service.errors import ConversionFailed, ConverterBusy
+from latency_service.metrics import Metrics
 from latency_service.models import ModelRow, ModelState, SubjectRow
 from latency_service.settings import Settings
 from latency_service.subjects import store_subjects
@@ -24,11 +25,12 @@ from latency_service.weights_file import TrainedNetwork
 
 Make = Callable[..., IBConv]
 PATIENCE_S = 60.0
+whatever_the_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # TensorFlow takes seconds
 
 
 @pytest.fixture
 def converter(database: Database) -> Iterator[Converter]:
-    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
     converter.start()
     yield converter
     converter.stop()
@@ -61,7 +63,7 @@ def test_what_is_queued_is_converted(converter: Converter, database: Database, o
 
 def test_a_killed_converter_is_replaced_and_the_subject_converted(database: Database, operator: Make) -> None:
     others = set(tensorflow_processes())
-    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
     converter.start()
     request(database, operator())
     wait_for(database, ModelState.CONVERTING)
@@ -75,12 +77,14 @@ def tensorflow_processes() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 
 
+@whatever_the_database
 @pytest.mark.usefixtures("converter")
 def test_a_subject_that_cannot_be_converted_fails_with_a_sentence(database: Database, operator: Make) -> None:
     request(database, operator(), precision="int8")
     assert wait_for(database, ModelState.FAILED).error == "Precision 'int8' cannot be converted yet; use float32."
 
 
+@whatever_the_database
 @pytest.mark.usefixtures("converter")
 def test_a_subject_that_cannot_even_be_read_fails_and_the_next_one_is_converted(
     database: Database, operator: Make
@@ -98,7 +102,7 @@ def test_a_subject_that_cannot_even_be_read_fails_and_the_next_one_is_converted(
 
 
 def test_stopping_gives_a_conversion_under_way_back(database: Database, operator: Make) -> None:
-    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
     converter.start()
     request(database, operator())
     wait_for(database, ModelState.CONVERTING)  # TensorFlow is still being imported
@@ -111,6 +115,7 @@ def trained(operator: IBConv) -> TrainedNetwork:
     return TrainedNetwork(network, random_weights(network))
 
 
+@whatever_the_database
 def test_a_network_with_weights_comes_before_what_is_queued(
     converter: Converter, database: Database, operator: Make
 ) -> None:
@@ -121,6 +126,7 @@ def test_a_network_with_weights_comes_before_what_is_queued(
         assert session.scalars(select(ModelRow).where(ModelRow.state == ModelState.PENDING)).first() is not None
 
 
+@whatever_the_database
 def test_a_network_that_tensorflow_refuses_is_a_sentence_and_harms_nothing(
     converter: Converter, database: Database, operator: Make
 ) -> None:
@@ -131,6 +137,7 @@ def test_a_network_that_tensorflow_refuses_is_a_sentence_and_harms_nothing(
     assert wait_for(database, ModelState.READY).attempts == 1
 
 
+@whatever_the_database
 def test_a_process_that_died_is_replaced_for_a_network_with_weights(
     converter: Converter, database: Database, operator: Make
 ) -> None:
@@ -142,8 +149,11 @@ def test_a_process_that_died_is_replaced_for_a_network_with_weights(
     assert wait_for(database, ModelState.READY).attempts == 1
 
 
+@whatever_the_database
 def test_a_network_that_takes_too_long_is_a_sentence_and_the_queue_goes_on(database: Database, operator: Make) -> None:
-    converter = Converter(database, settings=replace(Settings(), conversion_timeout_s=0.01), clock=utc_now)
+    converter = Converter(
+        database, settings=replace(Settings(), conversion_timeout_s=0.01), clock=utc_now, metrics=Metrics()
+    )
     converter.start()
     with pytest.raises(ConversionFailed, match=r"Network_1_\w+ was not converted within 0.01 s"):
         converter.convert(trained(operator()))
@@ -153,8 +163,9 @@ def test_a_network_that_takes_too_long_is_a_sentence_and_the_queue_goes_on(datab
     converter.stop()
 
 
+@whatever_the_database
 def test_more_than_a_few_in_line_are_sent_away(database: Database, operator: Make) -> None:
-    converter = Converter(database, settings=Settings(), clock=utc_now)  # not started: nobody is served
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
     with ThreadPoolExecutor() as threads:
         waiting = [threads.submit(converter.convert, trained(operator())) for _ in range(MAX_WAITING)]
         while not converter._line.full():
@@ -167,7 +178,7 @@ def test_more_than_a_few_in_line_are_sent_away(database: Database, operator: Mak
 
 
 def test_who_waits_when_the_converter_stops_is_told_so(database: Database, operator: Make) -> None:
-    converter = Converter(database, settings=Settings(), clock=utc_now)
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
     converter.start()
     with ThreadPoolExecutor() as threads:
         waiting = threads.submit(converter.convert, trained(operator()))  # TensorFlow is still being imported

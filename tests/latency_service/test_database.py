@@ -1,14 +1,31 @@
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
-from latency_service.database import Database
+from latency_contract.devices import DeviceReport
+from latency_contract.measurements import DeviceState, Measurement, RejectedRound
+from latency_contract.operators import IBConv
+from latency_service import devices, latencies, tables, tokens
+from latency_service.database import AWAY, Database, alembic_config
 from latency_service.errors import SchemaMismatch
-from latency_service.models import Base, DeviceRow, ModelFileRow
+from latency_service.models import Base, DeviceRow, JobRow, MeasurementRow, ModelFileRow, ModelRow, SubjectRow, WantRow
+from latency_service.subjects import store_subjects
+from tests.conftest import Clock
+from tests.postgresql import PostgresqlServer, running_server
+
+Make = Callable[..., IBConv]
+Report = Callable[..., DeviceReport]
 
 
 def test_migrations_and_models_agree(database: Database) -> None:
@@ -21,10 +38,77 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
     database.check_schema()
 
 
-def test_an_empty_database_is_refused_with_the_command_that_mends_it(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'empty.db'}")
+def test_measurements_of_the_first_schema_get_their_reference_and_tables_keep_them(
+    database: Database, operator: Callable[..., IBConv], measurement: Callable[..., Measurement]
+) -> None:
+    """Down to the first schema, up again with published rows in it, and down once more."""
+    alembic(database, command.downgrade, "0001")
+    made = measurement(operator().id, reference_ms=0.9)
+    lowest = made.rounds[3].model_copy(update={"reference_after_ms": 0.7})
+    made = made.model_copy(update={"rounds": (*made.rounds[:3], lowest, *made.rounds[4:])})
+    with database.writing() as session:
+        insert = (
+            "INSERT INTO subjects (id, kind, key, document) VALUES ('s', 'ibconv', 'k', '{}')",
+            "INSERT INTO protocols (id, precision, reference_id, document) VALUES ('p', 'float32', 's', '{}')",
+            "INSERT INTO table_versions (id, table_id, version, device_model, protocol_id, published_at)"
+            " VALUES (1, 't', 1, 'Pixel 3', 'p', '2026-01-01 00:00:00')",
+            *(
+                "INSERT INTO jobs (id, subject_id, device_model, protocol_id, precision, state, priority, created_at,"
+                f" attempts) VALUES ({n}, 's', 'Pixel 3', 'p', 'float32', 'done', 1, '2026-01-01 00:00:00', 1)"
+                for n in (1, 2)
+            ),
+        )
+        for statement in insert:
+            session.execute(text(statement))
+        for n, document in ((1, made), (2, measurement(operator().id, reference_ms=1.5))):
+            session.execute(
+                text(
+                    "INSERT INTO measurements (id, job_id, subject_id, device_model, protocol_id, device_serial,"
+                    " latency_ms, low_ms, high_ms, confidence, verdict, rounds, measured_at, document) VALUES"
+                    " (:n, :n, 's', 'Pixel 3', 'p', 'A1', 1, 1, 1, 0.95, 'steady', 6, '2026-01-01 00:00:00', :document)"
+                ),
+                {"n": n, "document": document.model_dump_json()},
+            )
+            session.execute(text(f"INSERT INTO table_entries (version_id, measurement_id) VALUES (1, {n})"))
+    rows = tables_with_rows(database)
+    assert rows["measurements"] == rows["table_entries"] == 2
+
+    database.migrate()
+    database.check_schema()
+    with database.reading() as session:
+        stored = session.execute(text("SELECT id, reference_ms FROM measurements ORDER BY id")).all()
+    assert [tuple(row) for row in stored] == [(1, 0.7), (2, 1.5)]
+    assert rows.items() <= tables_with_rows(database).items()
+    with pytest.raises(IntegrityError), database.writing() as session:
+        session.execute(text("UPDATE measurements SET reference_ms = NULL"))
+    with pytest.raises(IntegrityError), database.writing() as session:  # foreign keys still hold
+        session.execute(text("DELETE FROM measurements"))
+
+    alembic(database, command.downgrade, "0001")
+    assert rows.items() <= tables_with_rows(database).items()
+    with pytest.raises(DatabaseError, match="reference_ms"), database.reading() as session:
+        session.execute(text("SELECT reference_ms FROM measurements"))
+
+
+def alembic(database: Database, step: Callable[[Config, str], None], revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parents[2] / "migrations"))
+    with database.engine.connect() as connection:
+        config.attributes["connection"] = connection
+        step(config, revision)
+        connection.commit()
+
+
+def tables_with_rows(database: Database) -> dict[str, int]:
+    with database.reading() as session:
+        names = inspect(database.engine).get_table_names()
+        return {name: session.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in names}
+
+
+def test_an_empty_database_is_refused_with_the_command_that_mends_it(empty_url: str) -> None:
+    database = Database(empty_url)
     assert database.is_empty()
-    with pytest.raises(SchemaMismatch, match="Run: padnas-service migrate --database-url sqlite:///"):
+    with pytest.raises(SchemaMismatch, match=r"Run: padnas-service migrate --database-url (sqlite|postgresql)"):
         database.check_schema()
     database.dispose()
 
@@ -51,11 +135,14 @@ def test_writing_commits_once_at_its_end_or_not_at_all(database: Database) -> No
     assert stored() == 1
 
 
-def test_sqlite_writes_ahead_and_enforces_foreign_keys(database: Database) -> None:
+def test_sqlite_writes_ahead_and_enforces_foreign_keys(migrated_sqlite: Path, tmp_path: Path) -> None:
+    shutil.copy(migrated_sqlite, tmp_path / "copy.db")
+    database = Database(f"sqlite:///{tmp_path / 'copy.db'}")
     with database.reading() as session:
         assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert session.execute(text("PRAGMA foreign_keys")).scalar() == 1
         assert session.query(DeviceRow).count() == 0
+    database.dispose()
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])
@@ -64,7 +151,165 @@ def test_a_database_in_memory_is_refused(url: str) -> None:
         Database(url)
 
 
-@pytest.mark.parametrize("url", ["padnas.db", "nosuch://host/db"])
-def test_a_text_that_is_no_database_url_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"not a database URL that works here .* Use sqlite:///FILE"):
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("padnas.db", r"'padnas.db' is not a database URL\. Use sqlite:///FILE or postgresql\+psycopg://USER"),
+        ("nosuch://host/db", r"'nosuch' is not a database that works here\. Use sqlite:///FILE or postgresql"),
+        (
+            "postgresql+psycopg2://host/db",
+            r"'postgresql\+psycopg2' is not .* works here\. .* postgresql\+psycopg://USER",
+        ),
+    ],
+)
+def test_a_text_that_is_no_database_url_is_refused(url: str, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
         Database(url)
+
+
+def test_postgresql_without_its_driver_is_refused_with_the_command_that_mends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ValueError, match=r"Run: pip install 'pad-nas\[postgresql\]'"):
+        Database("postgresql://host/db")
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])
+def test_postgresql_is_understood_however_its_url_begins(postgresql: PostgresqlServer, scheme: str) -> None:
+    with postgresql.database() as url:
+        database = Database(url.replace("postgresql+psycopg", scheme))
+        database.check_schema()
+        database.dispose()
+
+
+def test_a_password_is_not_shown() -> None:
+    assert Database("postgresql://me:secret@host/db").url == "postgresql+psycopg://me:***@host/db"
+
+
+def test_postgresql_waits_for_nobody_for_ever(postgresql: PostgresqlServer) -> None:
+    with postgresql.database() as url:
+        database = Database(url)
+        with database.reading() as session:
+            shown = [
+                session.scalar(text(f"SHOW {name}"))
+                for name in ("statement_timeout", "lock_timeout", "timezone", "transaction_isolation")
+            ]
+        database.dispose()
+    assert shown == ["30s", "10s", "UTC", "read committed"]
+
+
+def test_a_postgresql_that_was_restarted_is_found_again() -> None:
+    """A server of its own, since everybody else's would be cut off too."""
+    with running_server() as server, server.database() as url:
+        database = Database(url)
+        with database.reading() as cut_off:
+            cut_off.execute(text("SELECT 1"))
+            with database.reading() as session:  # its connection waits in the pool
+                session.execute(text("SELECT 1"))
+            server.restart()
+            with pytest.raises(AWAY):
+                cut_off.execute(text("SELECT 1"))
+        with database.reading() as session:
+            assert session.scalar(text("SELECT 1")) == 1
+        database.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+    else:
+        with request.getfixturevalue("postgresql").database(template="template1") as url:
+            yield url
+
+
+def test_services_that_start_at_once_on_an_empty_database_do_not_collide(empty_url: str) -> None:
+    command = [sys.executable, "-m", "latency_service.cli", "migrate", "--database-url", empty_url]
+    services = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(3)
+    ]
+    for service in services:
+        said, _ = service.communicate(timeout=60)
+        assert service.returncode == 0, said
+    database = Database(empty_url)
+    database.check_schema()
+    database.dispose()
+
+
+def test_ids_reach_as_far_as_the_contract_says(database: Database, clock: Clock, report: Report) -> None:
+    far = 2**63 - 1
+    with database.writing() as session:
+        device = devices.report(session, report(), now=clock())
+        subject_id = session.scalars(select(SubjectRow.id)).one()
+        row = JobRow(
+            id=far, subject_id=subject_id, device_model=device.model, protocol_id=device.protocol_id,
+            precision="float32", state="queued", priority=0, created_at=clock(),
+        )  # fmt: skip
+        session.add(row)
+    with database.reading() as session:
+        assert session.get_one(JobRow, far).created_at == clock()
+        assert session.get(JobRow, far - 1) is None
+
+
+def test_migrations_go_back_and_forth_with_data_in_the_tables(
+    database: Database, clock: Clock, report: Report, operator: Make, measurement: Callable[..., Measurement]
+) -> None:
+    """Step by step to the first schema and up again, nothing is lost that the first schema has a place for."""
+    with database.writing() as session:
+        devices.report(session, report(), now=clock())
+        model, protocol = devices.resolve(session, "Pixel 3", protocol_id=None)
+        store_subjects(session, [operator()])
+        ids = {"subject_id": operator().id, "device_model": model, "protocol_id": protocol.id}
+        job = JobRow(**ids, precision="float32", state="done", priority=1, created_at=clock())
+        session.add(job)
+        session.flush()
+        made = measurement(operator().id)
+        evidence = RejectedRound(round=made.rounds[0], reason="hot", before=DeviceState(), after=DeviceState())
+        made = made.model_copy(update={"rejected": (evidence,)})
+        row = latencies._measurement_row(job, made)
+        wants = [WantRow(job_id=job.id, owner=owner, client="me") for owner in ("", "ana", "bob")]
+        session.add_all([row, *wants, ModelFileRow(sha256="a", content=b"\0x")])
+        tokens.create(session, name="ana", role=tokens.Role.CLIENT, now=clock())
+        dropped = ModelRow(subject_id=operator().id, precision="float32", state="dropped", requested_at=clock())
+        session.add(dropped)
+        session.flush()
+        published = tables.publish(session, device_model=model, protocol=protocol, now=clock())
+    for revision in [*_older_revisions(), "head"]:
+        with database.engine.begin() as connection:
+            config = alembic_config()
+            config.attributes["connection"] = connection
+            (command.upgrade if revision == "head" else command.downgrade)(config, revision)
+    database.check_schema()
+    with database.reading() as session:
+        assert tables.find(session, published.table_id, version=1) == published
+        assert latencies.measurement(session, published.entries[0].measurement_id) == made
+        assert session.get_one(ModelFileRow, "a").content == b"\0x"
+        assert [(want.owner, want.client) for want in session.scalars(select(WantRow))] == [("", "me")]
+        device = session.get_one(DeviceRow, "A1")  # the counters of a later schema begin with the rows that there are
+        assert (device.measured_steady, device.measured_unsteady, device.last_measured_at) == (1, 0, made.measured_at)
+        measured = session.scalars(select(MeasurementRow)).one()
+        assert (measured.has_samples, measured.has_evidence) == (True, True)
+        # An older program knows no dropped models, but converts anew what has failed.
+        assert session.get_one(ModelRow, (operator().id, "float32")).state == "failed"
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_the_first_schema_is_removed_with_all_its_data(database: Database, clock: Clock, report: Report) -> None:
+    with database.writing() as session:
+        devices.report(session, report(), now=clock())
+    with database.engine.begin() as connection:
+        config = alembic_config()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    with database.engine.connect() as connection:
+        assert inspect(connection).get_table_names() == ["alembic_version"]
+    database.migrate()
+    database.check_schema()
+
+
+def _older_revisions() -> list[str]:
+    """From the one before the newest to the first."""
+    script = ScriptDirectory.from_config(alembic_config())
+    return [revision.revision for revision in script.walk_revisions()][1:]

@@ -1,17 +1,22 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from latency_contract.devices import DeviceReport
-from latency_contract.jobs import Failed, Lease, LeaseReport, Measured
+from latency_contract.jobs import Failed, Lease, LeaseReport, LeaseRequest, Measured
 from latency_contract.measurements import Measurement, Verdict
 from latency_contract.operators import IBConv
 from latency_contract.tables import LatencyEntry, LatencyQuery, LatencyStatus, Purpose
 from latency_service import conversion_queue, devices, latencies, queue
+from latency_service.app import create_app
 from latency_service.database import Database
 from latency_service.errors import StaleLease, UnknownMeasurement, WrongMeasurement
 from latency_service.models import DeviceRow, MeasurementRow
+from latency_service.routes.leases import lease_jobs
 from latency_service.settings import Settings
 from tests.conftest import Clock, sha256
 
@@ -72,11 +77,20 @@ def laboratory(database: Database, clock: Clock, report: Callable[..., DeviceRep
 
 
 def result(
-    lease: Lease, measurement: MakeMeasurement, *medians_ms: float, job: int = 0, serial: str = "A1"
+    lease: Lease,
+    measurement: MakeMeasurement,
+    *medians_ms: float,
+    job: int = 0,
+    serial: str = "A1",
+    reference_ms: float = 1.0,
 ) -> Measured:
     leased = lease.jobs[job]
     made = measurement(
-        leased.subject.id, medians_ms or (1.0, 1.1, 1.2, 1.3, 1.4, 1.5), model_sha256=leased.model_sha256, serial=serial
+        leased.subject.id,
+        medians_ms or (1.0, 1.1, 1.2, 1.3, 1.4, 1.5),
+        model_sha256=leased.model_sha256,
+        serial=serial,
+        reference_ms=reference_ms,
     )
     return Measured(job_id=leased.job_id, measurement=made)
 
@@ -99,6 +113,16 @@ def test_an_operator_goes_from_queued_over_leased_to_measured(
     assert entry.status == LatencyStatus.MEASURED
     assert entry.latency is not None
     assert (entry.latency.latency_ms, entry.latency.rounds, entry.latency.device_serial) == (1.0, 6, "A1")
+
+
+def test_the_reading_of_the_reference_operator_is_stored_with_a_measurement(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement, database: Database
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    lease = laboratory.leased()
+    laboratory.accept(lease, result(lease, measurement, reference_ms=0.7))
+    with database.reading() as session:
+        assert session.scalars(select(MeasurementRow.reference_ms)).one() == 0.7
 
 
 def test_answers_come_in_the_order_of_the_question(laboratory: Laboratory, operator: Make) -> None:
@@ -217,7 +241,8 @@ def test_a_device_at_rest_gets_no_lease_until_its_time_is_over(
 ) -> None:
     laboratory.ask(operator(), queue_missing=True)
     with database.writing() as session:
-        devices.open_breaker(session.get_one(DeviceRow, "A1"), fault="51 °C", settings=SETTINGS, now=clock())
+        phone = session.get_one(DeviceRow, "A1")
+        devices.open_breaker(phone, fault="51 °C", settings=SETTINGS, random=Random(0), now=clock())
     assert laboratory.lease() is None
     clock.advance(SETTINGS.fault_backoff_s + 1)
     lease = laboratory.leased()
@@ -233,6 +258,59 @@ def test_nothing_is_leased_before_the_reference_operator_is_converted(
     with database.writing() as session:
         device = devices.report(session, report(), now=clock())
         assert latencies.lease(session, device, max_jobs=1, settings=SETTINGS, now=clock()) is None
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[str]]:
+    """What is sent to the database meanwhile."""
+    sent: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        sent.append(arguments[2])
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    yield sent
+    event.remove(database.engine, "before_cursor_execute", note)
+
+
+@pytest.mark.usefixtures("laboratory")
+def test_an_agent_that_asks_in_vain_costs_three_questions_and_is_noted_every_few_seconds(
+    database: Database, clock: Clock
+) -> None:
+    service = create_app(database, settings=SETTINGS, clock=clock).state.parts
+
+    def sent() -> list[str]:
+        with statements(database) as texts:
+            response: Any = lease_jobs(LeaseRequest(serial="A1"), service)
+        assert response.status_code == 204
+        return [word for word in (text.split()[0] for text in texts) if word != "BEGIN"]
+
+    assert sent() == ["SELECT"] * 3
+    clock.advance(SETTINGS.seen_s + 1)
+    assert sent() == ["SELECT"] * 3 + ["UPDATE"]
+    assert sent() == ["SELECT"] * 3
+    with database.reading() as session:
+        assert devices.known(session, "A1").last_seen_at == clock()
+
+
+def test_there_is_something_to_lease_when_a_job_waits_or_its_lease_has_run_out(
+    laboratory: Laboratory, database: Database, clock: Clock, operator: Make
+) -> None:
+    def nothing() -> bool:
+        with database.reading() as session:
+            return latencies.nothing_to_lease(session, devices.known(session, "A1"), now=clock())
+
+    laboratory.ask(operator(), queue_missing=True)
+    assert not nothing()
+    laboratory.leased()
+    assert nothing()
+    clock.advance(SETTINGS.lease_s + 1)
+    assert not nothing()
+    with database.writing() as session:
+        devices.open_breaker(
+            devices.known(session, "A1"), fault="51 °C", settings=SETTINGS, random=Random(0), now=clock()
+        )
+    assert nothing()
 
 
 def test_an_unknown_measurement_is_refused(database: Database) -> None:

@@ -1,11 +1,9 @@
 """TFLite files that are given to be measured: over the wire to a live service, and on a database."""
 
-import asyncio
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from starlette.requests import Request
 
 from latency_contract.connection import ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
@@ -15,8 +13,7 @@ from latency_contract.model_files import TFLiteModel
 from latency_contract.tables import LatencyAnswer, LatencyQuery, LatencyStatus, TablePublication
 from latency_service import conversion_queue, devices, latencies, model_files
 from latency_service.database import Database
-from latency_service.errors import BodyTooLarge, InvalidModel, UnknownModel
-from latency_service.routes.dependencies import body_up_to
+from latency_service.errors import InvalidModel, UnknownModel
 from tests.conftest import Clock, sha256
 
 FILE = b"\x1c\x00\x00\x00TFL3 and whatever follows"
@@ -86,15 +83,6 @@ def test_a_file_that_is_refused_is_not_kept(
     response = http.put(f"/v1/models/{address}", content=content)
     assert (response.status_code, response.json()["error"]) == (status, error)
     assert http.get(f"/v1/models/{'0' * 64}").status_code == 404
-
-
-def test_a_body_beyond_the_limit_is_refused_before_it_is_all_in_memory() -> None:
-    async def endless() -> dict[str, object]:
-        return {"type": "http.request", "body": bytes(1000), "more_body": True}
-
-    request = Request({"type": "http", "headers": []}, endless)
-    with pytest.raises(BodyTooLarge, match="longer than the 9,999 bytes"):
-        asyncio.run(body_up_to(9_999)(request))
 
 
 def test_asking_for_a_file_that_was_never_given_says_how_to_give_it(

@@ -1,8 +1,8 @@
 """The queue's invariants, on a real database built by the migrations."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from sqlalchemy import select
@@ -14,7 +14,7 @@ from latency_contract.operators import IBConv
 from latency_contract.tables import Purpose
 from latency_service import conversion_queue, devices, queue
 from latency_service.database import Database
-from latency_service.errors import StaleLease
+from latency_service.errors import QueueFull, StaleLease
 from latency_service.models import DeviceRow, JobRow, ModelRow, ModelState
 from latency_service.subjects import protocol_row, store_subjects
 from tests.conftest import Clock
@@ -39,7 +39,12 @@ class Farm:
             yield session
 
     def request(
-        self, *operators: IBConv, client: str = "me", purpose: Purpose = Purpose.TABLE, ready: bool = True
+        self,
+        *operators: IBConv,
+        client: str = "me",
+        owner: str = "",
+        purpose: Purpose = Purpose.TABLE,
+        ready: bool = True,
     ) -> None:
         """Queue operators, their models converted unless said otherwise."""
         ids = [operator.id for operator in operators]
@@ -52,6 +57,7 @@ class Farm:
                 device_model="Pixel 3",
                 protocol=protocol_row(session, devices.known(session, "A1").protocol_id),
                 client=client,
+                owner=owner,
                 purpose=purpose,
                 now=self.clock(),
             )
@@ -73,13 +79,18 @@ class Farm:
 
     def complete(self, claim: queue.Claim, job_id: int | None = None) -> None:
         with self.writing() as session:
-            job = queue.owned_job(session, claim.token, claim.jobs[0].job_id if job_id is None else job_id)
-            assert job is not None
-            queue.complete(job)
+            job_id = claim.jobs[0].job_id if job_id is None else job_id
+            queue.complete(queue.owned_jobs(session, claim.token, [job_id])[job_id])
 
-    def release(self, claim: queue.Claim, fault: str | None = None) -> None:
+    def release(self, claim: queue.Claim, fault: str | None = None, suspects: Collection[int] = ()) -> None:
         with self.writing() as session:
-            queue.release(session, claim.token, device_fault=fault, max_attempts=MAX_ATTEMPTS)
+            queue.release(
+                session, claim.token, device_fault=fault, suspects=suspects, max_attempts=MAX_ATTEMPTS, now=self.clock()
+            )
+
+    def reboot(self, claim: queue.Claim) -> None:
+        """Every job of the lease ran when the phone went down."""
+        self.release(claim, fault="the phone rebooted", suspects=[job.job_id for job in claim.jobs])
 
     def jobs(self) -> list[tuple[str, JobState, int]]:
         """(subject, state, attempts) of every job, oldest first."""
@@ -224,13 +235,13 @@ def test_a_job_that_was_leased_without_a_result_is_leased_alone(farm: Farm, oper
     """One model that brings the phone down must not take its fifteen neighbours with it."""
     culprit = operator(height=1)
     farm.request(culprit, *(operator(height=h) for h in range(2, 6)))
-    farm.release(farm.lease(), fault="the phone rebooted")
+    farm.reboot(farm.lease())
     for _ in range(MAX_ATTEMPTS * 5):
         if (claim := farm.claim()) is None:
             break
         (job,) = claim.jobs
         if job.subject_id == culprit.id:
-            farm.release(claim, fault="the phone rebooted")
+            farm.reboot(claim)
         else:
             farm.complete(claim)
     failed = [subject for subject, state, _ in farm.jobs() if state == JobState.FAILED]
@@ -239,7 +250,7 @@ def test_a_job_that_was_leased_without_a_result_is_leased_alone(farm: Farm, oper
 
 def test_jobs_never_tried_come_before_those_tried_in_vain(farm: Farm, operator: Make) -> None:
     farm.request(operator(height=1))
-    farm.release(farm.lease(), fault="the phone rebooted")
+    farm.reboot(farm.lease())
     farm.request(operator(height=2), operator(height=3))
     assert [job.subject_id for job in farm.lease().jobs] == [operator(height=2).id, operator(height=3).id]
     assert [job.subject_id for job in farm.lease().jobs] == [operator(height=1).id]
@@ -261,14 +272,59 @@ def test_a_lease_given_back_is_no_attempt(farm: Farm, operator: Make) -> None:
     assert farm.jobs() == [(operator().id, JobState.QUEUED, 0)]
 
 
-def test_a_device_fault_returns_the_job_until_attempts_are_spent(farm: Farm, operator: Make) -> None:
+def test_a_pulled_cable_is_no_attempt_however_often(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    for _ in range(3 * MAX_ATTEMPTS):
+        farm.release(farm.lease(), fault="the phone was unplugged")
+    assert farm.jobs() == [(operator().id, JobState.QUEUED, 0)]
+    assert farm.error() is None
+
+
+def test_a_suspect_is_returned_until_its_attempts_are_spent(farm: Farm, operator: Make) -> None:
     farm.request(operator())
     for attempt in range(1, MAX_ATTEMPTS):
-        farm.release(farm.lease(), fault="the phone rebooted")
+        farm.reboot(farm.lease())
         assert farm.jobs() == [(operator().id, JobState.QUEUED, attempt)]
-    farm.release(farm.lease(), fault="the phone rebooted")
+    farm.reboot(farm.lease())
     assert farm.jobs() == [(operator().id, JobState.FAILED, MAX_ATTEMPTS)]
     assert farm.error() == "the phone rebooted"
+
+
+def test_only_suspects_keep_the_attempt_that_their_lease_cost(farm: Farm, operator: Make) -> None:
+    farm.request(*(operator(height=h) for h in (1, 2, 3)))
+    claim = farm.lease()
+    farm.release(claim, fault="the phone rebooted", suspects=[claim.jobs[1].job_id])
+    assert [attempts for _, _, attempts in farm.jobs()] == [0, 1, 0]
+    assert [job.subject_id for job in farm.lease().jobs] == [operator(height=1).id, operator(height=3).id]
+    assert [job.subject_id for job in farm.lease().jobs] == [operator(height=2).id]
+
+
+def test_an_attempt_once_spent_is_not_given_back_with_a_later_lease(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    farm.reboot(farm.lease())
+    farm.release(farm.lease(), fault="the phone was unplugged")
+    assert farm.jobs() == [(operator().id, JobState.QUEUED, 1)]
+    assert farm.error() == "the phone rebooted"
+
+
+def test_a_suspect_of_another_lease_is_refused_and_nothing_changes(farm: Farm, operator: Make) -> None:
+    farm.request(operator(height=1), operator(height=2))
+    mine, theirs = farm.lease("A1", max_jobs=1), farm.lease("A2", max_jobs=1)
+    before = farm.jobs()
+    suspects = [mine.jobs[0].job_id, theirs.jobs[0].job_id]
+    with pytest.raises(StaleLease, match=f"Job {suspects[1]} is not part of this lease"):
+        farm.release(mine, fault="the phone rebooted", suspects=suspects)
+    assert farm.jobs() == before
+    farm.complete(mine)
+    farm.complete(theirs)
+
+
+def test_a_suspect_that_the_lease_has_finished_stays_finished(farm: Farm, operator: Make) -> None:
+    farm.request(operator(height=1), operator(height=2))
+    claim = farm.lease()
+    farm.complete(claim)
+    farm.reboot(claim)
+    assert [(state, attempts) for _, state, attempts in farm.jobs()] == [(JobState.DONE, 1), (JobState.QUEUED, 1)]
 
 
 def test_a_release_leaves_finished_jobs_of_the_lease_alone(farm: Farm, operator: Make) -> None:
@@ -297,6 +353,33 @@ def test_a_job_that_somebody_else_wants_is_not_cancelled(farm: Farm, operator: M
     assert [state for _, state, _ in farm.jobs()] == [JobState.CANCELLED]
 
 
+def test_clients_of_one_name_with_two_tokens_are_two(farm: Farm, operator: Make) -> None:
+    farm.request(operator(), owner="ana")
+    farm.request(operator(), owner="bob")
+    for owner, cancelled in (("", 0), ("bob", 0), ("bob", 0), ("ana", 1)):
+        with farm.writing() as session:
+            assert queue.withdraw(session, "me", owner=owner, subject_ids=None) == cancelled
+
+
+@pytest.mark.parametrize(
+    ("owner", "client", "full"),
+    [("", "me", True), ("", "other", False), ("ana", "me", True), ("ana", "other", True), ("bob", "me", False)],
+)
+def test_what_a_client_waits_for_is_counted_by_token_or_without_tokens_by_name(
+    farm: Farm, operator: Make, owner: str, client: str, full: bool
+) -> None:
+    waiting = [operator(height=height) for height in (1, 2, 3)]
+    farm.request(*waiting, owner="ana")
+    farm.request(*waiting)
+    with farm.writing() as session, nullcontext() if not full else pytest.raises(QueueFull, match="wait for 2 meas"):
+        queue.refuse_above(session, client, owner=owner, max_waiting=2)
+    with farm.writing() as session:
+        queue.refuse_above(session, client, owner=owner, max_waiting=3)
+    farm.complete(farm.lease())
+    with farm.writing() as session:
+        queue.refuse_above(session, client, owner=owner, max_waiting=2)
+
+
 def test_a_leased_job_is_not_cancelled(farm: Farm, operator: Make) -> None:
     farm.request(operator())
     claim = farm.lease()
@@ -316,6 +399,6 @@ def test_a_cancelled_subject_can_be_asked_for_again(farm: Farm, operator: Make) 
 def test_jobs_of_a_subject_that_cannot_be_converted_fail(farm: Farm, operator: Make) -> None:
     farm.request(operator(), ready=False)
     with farm.writing() as session:
-        queue.fail_unconvertible(session, operator().id, precision="float32", error="no such kernel")
+        queue.fail_unconvertible(session, operator().id, precision="float32", error="no such kernel", now=farm.clock())
     assert farm.jobs() == [(operator().id, JobState.FAILED, 0)]
     assert farm.error() == "no such kernel"

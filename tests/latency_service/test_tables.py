@@ -44,7 +44,7 @@ class Shop:
                 MeasurementRow(
                     **table, job_id=job.id, device_serial="A1", latency_ms=made.latency_ms, low_ms=made.low_ms,
                     high_ms=made.high_ms, confidence=made.confidence, verdict=made.verdict, rounds=6,
-                    measured_at=self.clock(), document=made.model_dump_json(),
+                    measured_at=self.clock(), reference_ms=1.0, document=made.model_dump_json(),
                 )
             )  # fmt: skip
 

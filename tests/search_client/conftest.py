@@ -1,6 +1,10 @@
-"""What tests of the client share: photos, and finished searches that were never run, written by the real writers."""
+"""What tests of the client share: photos, an agent whose answers are given by hand, finished searches.
 
-from collections.abc import Callable
+The searches were never run; the real writers wrote them.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,8 +15,14 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from latency_contract.connection import ServiceConnection
+from latency_contract.devices import Device, DeviceReport
+from latency_contract.jobs import Failed, Lease, LeaseReport, LeaseRequest, Measured
+from latency_contract.measurements import Measurement
+from latency_contract.operators import IBConv
 from search_client.analyses import StandAlone
 from search_client.config import SearchConfig, resolve
+from search_client.latencies import LatencyService
 from search_client.pad_nas import most_accurate
 from search_client.pruning import operator_distribution, prune
 from search_client.run_directory import GenerationRecord, RunDirectory, save_epochs, write_json
@@ -24,6 +34,7 @@ TINY = str(Path(__file__).parent / "tiny.toml")
 EVALUATED = 40  # architectures a stage
 
 RunMaker = Callable[..., Path]
+Agent = Callable[[Callable[[IBConv], float | str]], None]  # given what each operator takes, or why it fails
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -67,6 +78,56 @@ def photo_folder(tmp_path: Path, photos: Callable[[int], list[Image.Image]]) -> 
 
 
 @pytest.fixture
+def phone(connection: ServiceConnection, report: Callable[..., DeviceReport], request: pytest.FixtureRequest) -> str:
+    """A device model of the test's own."""
+    name: str = request.node.name
+    connection.ask("PUT", f"/v1/devices/{name}", Device, body=report(serial=name, model=name))
+    return name
+
+
+@pytest.fixture
+def service(connection: ServiceConnection, phone: str) -> LatencyService:
+    return LatencyService(connection, device=phone, client=phone)
+
+
+@pytest.fixture
+def agent(service_url: str, phone: str, measurement: Callable[..., Measurement]) -> Iterator[Agent]:
+    """Starts an agent that answers every job with milliseconds, or with the sentence of a failure."""
+    over = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def serve(answer: Callable[[IBConv], float | str]) -> None:
+        with ServiceConnection(service_url) as connection:
+            while not over.wait(0.02):
+                response = connection.request("POST", "/v1/leases", body=LeaseRequest(serial=phone, max_jobs=64))
+                if response.status_code == 204:
+                    continue
+                lease = Lease.model_validate_json(response.content)
+                outcomes: list[Measured | Failed] = []
+                for job in lease.jobs:
+                    assert isinstance(job.subject, IBConv)
+                    ms = answer(job.subject)
+                    if isinstance(ms, str):
+                        outcomes.append(Failed(job_id=job.job_id, error=ms))
+                        continue
+                    medians = [ms * (1 + n / 1000) for n in range(6)]
+                    made = measurement(job.subject.id, medians, model_sha256=job.model_sha256, serial=phone)
+                    outcomes.append(Measured(job_id=job.job_id, measurement=made))
+                report = LeaseReport(outcomes=tuple(outcomes))
+                connection.request("POST", f"/v1/leases/{lease.token}/report", body=report)
+
+    def start(answer: Callable[[IBConv], float | str]) -> None:
+        thread = threading.Thread(target=serve, args=(answer,))
+        threads.append(thread)
+        thread.start()
+
+    yield start
+    over.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture
 def make_run(tmp_path: Path) -> RunMaker:
     return lambda name, **options: finished_run(tmp_path / name, **options)
 
@@ -78,6 +139,7 @@ def finished_run(
     alone: int = 0,
     device_model: str = "Pixel 3",
     extra_settings: dict[str, Any] | None = None,
+    imported: bool = False,
     classes: int | None = None,
     finals: int = 3,
     **settings: Any,
@@ -88,6 +150,7 @@ def finished_run(
         trained: whether there was a supernet to train.
         alone: architectures that were trained alone; their accuracies rank nearly as the one-shot ones do.
         extra_settings: in `final.json` only, for settings that this version does not know.
+        imported: latencies came from an imported table without intervals, and nothing was measured.
     """
     config = resolve({"space": TINY, "data": "digits"} | settings, file=None)
     rng = np.random.default_rng(config.seed)
@@ -113,6 +176,8 @@ def finished_run(
             _train_alone(directory.standalone / str(place), space, item, rng=rng)
         final = _final(config, space, most_accurate(evaluated, count=finals), stages, device_model=device_model)
         final["config"] |= extra_settings or {}
+        if imported:
+            _make_imported(final)
         write_json(directory.final, final)
     return path
 
@@ -189,3 +254,12 @@ def _final(
             for place, (item, network) in enumerate(zip(found, networks, strict=True), start=1)
         ],
     }  # fmt: skip
+
+
+def _make_imported(final: dict[str, Any]) -> None:
+    files = [{"name": "theirs.csv", "sha256": "0" * 64}]
+    source = {"files": files, "format": "csv", "imported_at": "2026-02-03T00:00:00Z", "stated_by": "its <b>authors</b>"}
+    final |= {"table": {"imported": source, "content_sha256": "1" * 64}, "protocol": None}
+    for one in final["architectures"]:
+        one["measured_latency"] = None
+        one["predicted_latency"] |= {"low_ms": None, "high_ms": None}

@@ -35,8 +35,38 @@ def test_spaces_lists_what_the_paper_says() -> None:
 
 def test_devices_are_listed_with_their_state(service_url: str, phone: str) -> None:
     result = runner.invoke(app, ["devices", "--service", service_url, "--json"])
-    assert phone in {device["model"] for device in json.loads(result.stdout)}
+    units = {device["model"]: device["unit"] for device in json.loads(result.stdout)}
+    assert units[phone] is None  # one unit has nothing to be compared with
     assert "ready" in runner.invoke(app, ["devices", "--service", service_url]).stdout
+
+
+def test_units_of_one_model_are_shown_side_by_side_and_the_odd_one_is_flagged(
+    service_url: str, measured_units: Callable[[str, dict[str, float]], None]
+) -> None:
+    model = "Pixel #3 w/ units"
+    measured_units(model, {"client-1": 1.0, "client-2": 1.01, "client-3": 1.2})
+    shown = runner.invoke(app, ["devices", "--service", service_url]).stdout
+    (odd,) = (line for line in shown.splitlines() if "client-3" in line and "ready" in line)
+    assert "1.188 odd" in odd
+    (normal,) = (line for line in shown.splitlines() if "client-2" in line and "ready" in line)
+    assert "1.000" in normal
+    assert "odd" not in normal
+    assert f"{model}: units up to 19.8 % apart" in shown
+    assert f"{model}, client-3: It is 18.8 % slower than client-2, the nearest of 2 units that agree." in shown
+    as_json = json.loads(runner.invoke(app, ["devices", "--service", service_url, "--json"]).stdout)
+    odd_by_serial = {device["serial"]: device["unit"]["odd"] for device in as_json if device["model"] == model}
+    assert odd_by_serial == {"client-1": False, "client-2": False, "client-3": True}
+
+
+def test_units_that_differ_without_a_majority_share_one_sentence(
+    service_url: str, measured_units: Callable[[str, dict[str, float]], None]
+) -> None:
+    measured_units("Pixel pair", {"pair-1": 1.0, "pair-2": 1.2})
+    shown = runner.invoke(app, ["devices", "--service", service_url]).stdout
+    assert "Pixel pair, pair-1, pair-2: The units differ, and no latency is that of more than half of them." in shown
+    rows = [line for line in shown.splitlines() if "pair-" in line and "ready" in line]
+    assert len(rows) == 2
+    assert not any("odd" in row for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +173,7 @@ def test_wrong_input_to_report_and_compare_is_a_sentence(command: list[str], sen
     "command",
     [
         ["search"], ["spaces"], ["devices"], ["train"], ["export"], ["report"], ["compare"], ["predict"], ["measure"],
-        ["table", "build"], ["table", "show"], ["table", "export"],
+        ["table", "build"], ["table", "show"], ["table", "export"], ["table", "import"], ["table", "diff"],
     ],
 )  # fmt: skip
 def test_help_has_an_example(command: list[str]) -> None:

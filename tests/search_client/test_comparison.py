@@ -67,6 +67,18 @@ def test_no_run_or_the_same_run_twice_is_refused(make: Make) -> None:
         grouped([run, make("copy")])
 
 
+def test_a_run_from_before_a_setting_existed_is_in_the_group_of_those_that_leave_it_out(make: Make) -> None:
+    old = make("old")
+    del old.final["config"]["table"]
+    assert len(grouped([old, make("new", seed=2)])) == 1
+
+
+def test_that_latencies_were_imported_is_said(make: Make) -> None:
+    (said,) = notes(grouped([make("one", imported=True), make("two", seed=2, imported=True)]))
+    assert said.startswith("Latencies were not measured but taken from a table: imported on 2026-02-03 from theirs.csv")
+    assert said.count("theirs.csv") == 1
+
+
 def test_what_is_not_like_with_like_is_said(make: Make) -> None:
     one = make("one")
     assert notes(grouped([one, make("two", seed=2)])) == []

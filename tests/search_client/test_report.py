@@ -74,6 +74,24 @@ def test_an_unsteady_measurement_is_said_to_be_one() -> None:
     assert row.note == "unsteady, out of bounds"
 
 
+def test_what_was_not_measured_is_said_and_not_made_up(make_run: Callable[..., Path]) -> None:
+    run = read_run(RunFiles(make_run("run", imported=True)))
+    for row in report.rows(run.final):
+        assert (row.measured, row.difference, row.note, row.within_bounds) == (ABSENT, ABSENT, "not measured", True)
+        assert "±" not in row.predicted
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(report.terminal_table(run.final))
+    assert "latencies imported, nothing measured" in capture.get()
+    report.write(run)
+    page = (run.path / "report.html").read_text()
+    assert "no network was measured" in page
+    assert "imported on 2026-02-03 from theirs.csv" in page
+    assert "by its &lt;b&gt;authors" in page
+    assert "Measured is the" not in page
+    assert "its interval is" not in page
+
+
 def test_the_terminal_table_fits_eighty_columns() -> None:
     console = Console(width=80, file=io.StringIO())
     with console.capture() as capture:

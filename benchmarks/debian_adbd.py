@@ -1,0 +1,285 @@
+"""Debian's real `adbd`, and its `adb`, from Debian 13 on: the far end of ADB for tests and benchmarks.
+
+On Debian 12 and 13 the packages come from the machine's own sources with the suite changed; they are unpacked into a
+cache folder once, and nothing is installed. This `adbd` is a shell for whoever reaches its port, as the user who starts
+it: it asks for no key (whether to ask is compiled in), so it is made to listen on 127.0.0.1 only.
+
+What a script finds there: PATH and any other variable are those that `adbd` was given, but HOME, SHELL, USER, LOGNAME,
+HOSTNAME and TERM are set anew and TMPDIR is /data/local/tmp; it starts in the folder in which `adbd` was started.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+SUITE = "trixie"  # Debian 13, the first that has adbd 34
+PACKAGES = (
+    "adbd", "adb", "android-libbase", "android-liblog", "android-libcutils", "android-libziparchive",
+    "android-libboringssl", "libprotobuf32t64", "libc6", "libstdc++6", "libgcc-s1", "libbrotli1", "liblz4-1",
+    "libzstd1", "libsystemd0", "libcap2", "libgcrypt20", "libgpg-error0", "liblzma5", "libfmt10", "zlib1g",
+    "libabsl20240722", "libusb-1.0-0", "libudev1",
+)  # fmt: skip
+INSTALL_S = 110.0  # for each of apt's commands
+START_S = 20.0
+LOOPBACK = bytes(10) + b"\xff\xff" + socket.inet_aton("127.0.0.1")  # as an IPv6 address
+
+
+class CannotInstall(Exception):
+    """The text says why."""
+
+
+def installed() -> Path:
+    """The folder into which everything is unpacked; done the first time.
+
+    Two runs at once do it once, and one that is killed half-way leaves nothing that looks done.
+
+    Raises:
+        CannotInstall: this machine is not a Debian with packages in reach.
+    """
+    name = f"{SUITE}-{platform.machine()}-{hashlib.sha256(' '.join(PACKAGES).encode()).hexdigest()[:8]}"
+    cache = Path(os.environ.get("PADNAS_CACHE", "~/.cache/pad-nas")).expanduser() / "adbd"
+    folder = cache / name
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            for left_behind in cache.glob("half-*"):
+                shutil.rmtree(left_behind)
+            half = Path(tempfile.mkdtemp(prefix="half-", dir=cache))
+            try:
+                _unpack(half)
+                (half / "root").rename(folder)
+            finally:
+                shutil.rmtree(half, ignore_errors=True)
+    return folder
+
+
+def _unpack(folder: Path) -> None:
+    codename = _codename()
+    sources = folder / "sources"
+    archives = folder / "archives"
+    for path in (sources, archives, folder / "lists" / "partial", folder / "cache" / "archives" / "partial"):
+        path.mkdir(parents=True)
+    (folder / "status").touch()  # as if nothing were installed
+    written = [
+        (sources / f"{n}{path.suffix}").write_text(text)
+        for n, path in enumerate(_source_files(Path("/etc/apt")))
+        if (text := with_suite(path.read_text(), path.suffix, old=codename, new=SUITE))
+    ]
+    if not written:
+        raise CannotInstall(f"No source of packages in /etc/apt is for {codename} main.")
+    options = [
+        "-oDir::Etc::SourceList=/dev/null", f"-oDir::Etc::SourceParts={sources}", f"-oDir::State::Lists={folder}/lists",
+        f"-oDir::State::status={folder}/status", f"-oDir::Cache={folder}/cache", "-oAPT::Sandbox::User=root",
+        "-oAcquire::Retries=2",
+    ]  # fmt: skip
+    update = _finished(["apt-get", *options, "update"], archives)  # one source of several may fail, and be none we need
+    download = _finished(["apt-get", *options, "download", *PACKAGES], archives)
+    if download.returncode:
+        raise CannotInstall(f"The packages of adbd cannot be downloaded:\n{update.stdout}\n{download.stdout}")
+    for archive in sorted(archives.glob("*.deb")):
+        unpacked = _finished(["dpkg", "-x", str(archive), str(folder / "root")], archives)
+        if unpacked.returncode:
+            raise CannotInstall(f"{archive.name} cannot be unpacked: {unpacked.stdout}")
+    libc = next((folder / "root").glob("usr/lib/*-linux-gnu/libc.so.6"))
+    libc.write_bytes(listening_on_loopback(libc.read_bytes()))
+
+
+def _codename() -> str:
+    """The machine's Debian release. Raises CannotInstall where it is none."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError as error:
+        raise CannotInstall("This system does not say what it is.") from error
+    if release["ID"] != "debian" or release.get("VERSION_CODENAME") not in ("bookworm", "trixie"):
+        raise CannotInstall(f"adbd is taken from Debian 12 or 13; this is {release.get('PRETTY_NAME', 'another')}.")
+    return release["VERSION_CODENAME"]
+
+
+def _finished(command: Sequence[str], folder: Path) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=INSTALL_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CannotInstall(f"{command[0]}: {error}") from error
+
+
+def _source_files(apt: Path) -> list[Path]:
+    parts = [*apt.glob("sources.list.d/*.list"), *apt.glob("sources.list.d/*.sources")]
+    return [path for path in [apt / "sources.list", *sorted(parts)] if path.is_file()]
+
+
+def with_suite(text: str, suffix: str, *, old: str, new: str) -> str:
+    """What a file of sources says about `main` of suite `old`, said of suite `new`; nothing else of it.
+
+    Both forms that apt reads: lines (`.list`) and stanzas (`.sources`). Updates and security have suites of their own.
+    """
+    names = {old, "stable", "oldstable"}
+    if suffix == ".list":
+        lines = re.findall(r"^\s*deb\s+((?:\[[^]]*\]\s+)?\S+)\s+(\S+)\s+([^#\n]+)", text, re.MULTILINE)
+        kept = [source for source, suite, parts in lines if suite in names and "main" in parts.split()]
+        return "".join(f"deb {source} {new} main\n" for source in kept)
+    stanzas = []
+    for stanza in re.split(r"\n\s*\n", re.sub(r"^#.*\n?", "", text, flags=re.MULTILINE)):
+        fields = {name.lower(): value for name, value in re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza, re.M)}
+        if (
+            "deb" in fields.get("types", "").split()
+            and names & set(fields.get("suites", "").split())
+            and "main" in fields.get("components", "").split()
+            and fields.get("enabled", "yes").strip() != "no"
+        ):
+            fields |= {"types": " deb", "suites": f" {new}", "components": " main"}
+            stanzas.append("".join(f"{name}:{value}\n" for name, value in fields.items()))
+    return "\n".join(stanzas)
+
+
+def listening_on_loopback(libc: bytes) -> bytes:
+    """A C library in which "any address" is 127.0.0.1.
+
+    adbd listens on any address and cannot be told otherwise. It reads that address from the variable `in6addr_any` of
+    the C library, and has this copy for itself. Written after elf(5), for 64-bit little-endian.
+    """
+    patched = bytearray(libc)
+    sections_at = struct.unpack_from("<Q", libc, 0x28)[0]
+    size, number = struct.unpack_from("<HH", libc, 0x3A)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", libc, sections_at + n * size) for n in range(number)]
+    for _, kind, _, _, start, length, names, _, _, entry in sections:
+        if kind != 11:  # SHT_DYNSYM
+            continue
+        for at in range(start, start + length, entry):
+            name, _, _, section, value, _ = struct.unpack_from("<IBBHQQ", libc, at)
+            if libc.startswith(b"in6addr_any\0", sections[names][4] + name):
+                offset = value - sections[section][3] + sections[section][4]
+                assert libc[offset : offset + 16] == bytes(16), "this is not the address that was meant"
+                patched[offset : offset + 16] = LOOPBACK
+                return bytes(patched)
+    raise CannotInstall("This C library has no in6addr_any, so adbd could be reached from the network.")
+
+
+class Adbd:
+    """A running `adbd` on 127.0.0.1. What it prints goes to `adbd.log` in its folder, where its shells start."""
+
+    def __init__(self, folder: Path, *, programs: Path | None = None, environment: Mapping[str, str] = {}) -> None:
+        """`programs`: a folder whose commands its shells find before the system's."""
+        self.port = 0
+        self._folder = folder
+        self._log = folder / "adbd.log"
+        path = os.environ.get("PATH", os.defpath)
+        self._environment = {"PATH": path if programs is None else f"{programs}:{path}"} | dict(environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """On the port that it had, or on a free one."""
+        again = self.port != 0
+        for _ in range(1 if again else 5):  # a free port may be taken by others before adbd takes it
+            self.port = self.port if again else _free_port()
+            command = _command(installed(), "adbd")
+            with self._log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    command,
+                    cwd=self._folder,
+                    env=self._environment | {"ADBD_PORT": str(self.port)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            if _answers(self._process, self.port):
+                return
+            self.kill()
+        raise AssertionError(f"adbd does not start:\n{self._log.read_text()}")
+
+    def kill(self) -> None:
+        """kill -9. As in a phone that loses power, its shells end with it; `start` boots it again."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+
+def _command(root: Path, program: str) -> list[str]:
+    """Started with the libraries of its own release."""
+    libraries = next(root.glob("usr/lib/*-linux-gnu"))
+    loader = next(libraries.glob("ld-linux-*.so.*"))
+    binary = root / "usr/lib/android-sdk/platform-tools" / program
+    return [str(loader), "--library-path", f"{libraries}:{libraries / 'android'}", str(binary)]
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
+    """Whether a process comes to listen on a port, before it ends or time is up."""
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1.0):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@contextmanager
+def adb_client(folder: Path) -> Iterator["AdbClient"]:
+    """Debian's `adb`, with a server of its own that keeps its key in `folder`."""
+    port = _free_port()
+    environment = os.environ | {"HOME": str(folder), "ANDROID_ADB_SERVER_PORT": str(port), "ADB_MDNS": "0"}
+    command = _command(installed(), "adb")
+    with (folder / "adb.log").open("ab") as output:
+        server = subprocess.Popen(
+            [*command, "nodaemon", "server"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        assert _answers(server, port), (folder / "adb.log").read_text()
+        yield AdbClient(command, environment)
+    finally:
+        server.kill()
+        server.wait()
+
+
+class AdbClient:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._command = command
+        self._environment = environment
+
+    def __call__(self, *arguments: str) -> str:
+        """What one command prints. Raises CalledProcessError where it fails."""
+        done = subprocess.run(
+            [*self._command, *arguments], env=self._environment, capture_output=True, timeout=60, check=True
+        )
+        return done.stdout.decode()

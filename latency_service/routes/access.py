@@ -1,0 +1,148 @@
+"""Who may call which endpoint with how large a body: one table, and the one place that holds requests to it.
+
+Both are asked before a byte of the body is read, and the body is read no further than its limit. An endpoint without a
+line in the table cannot be defined, so nobody forgets one.
+"""
+
+from collections.abc import Callable, Coroutine
+from secrets import compare_digest
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import Depends, Request, Response, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from starlette.types import Message
+
+from latency_contract.errors import ErrorBody
+from latency_service import model_files, tokens, weights_file
+from latency_service.errors import BodyTooLarge, WrongRole
+from latency_service.routes.dependencies import Parts
+from latency_service.tokens import Caller, Role
+
+MAX_JSON_BYTES = 16 * 2**20  # a thousand networks of 25 layers take half of it
+MAX_REPORT_BYTES = 128 * 2**20  # 64 measurements of the fastest operators, every sample written out
+
+LOCAL_AGENT = Caller("local-agent", Role.AGENT)
+
+
+class Rule(NamedTuple):
+    roles: frozenset[Role] | None  # beside admin; None: everybody, with or without a token
+    max_body_bytes: int = MAX_JSON_BYTES
+
+
+PUBLIC = Rule(None)
+AGENT = Rule(frozenset({Role.AGENT}))
+CLIENT = Rule(frozenset({Role.CLIENT}))
+BOTH = Rule(frozenset({Role.AGENT, Role.CLIENT}))
+
+RULES = {
+    "GET /healthz": PUBLIC,
+    "GET /readyz": PUBLIC,
+    "GET /metrics": CLIENT,
+    "GET /v1/devices": BOTH,
+    "GET /v1/devices/{serial}": BOTH,
+    "PUT /v1/devices/{serial}": AGENT,
+    "POST /v1/devices/{serial}/faults": AGENT,
+    "GET /v1/devices/{device:path}/units": CLIENT,
+    "POST /v1/leases": AGENT,
+    "POST /v1/leases/{token}/renew": AGENT,
+    "POST /v1/leases/{token}/report": AGENT._replace(max_body_bytes=MAX_REPORT_BYTES),
+    "POST /v1/leases/{token}/release": AGENT,
+    "GET /v1/models/{sha256}": AGENT,
+    "PUT /v1/models/{sha256}": CLIENT._replace(max_body_bytes=model_files.MAX_FILE_BYTES),
+    "POST /v1/conversions": CLIENT._replace(max_body_bytes=weights_file.MAX_BODY_BYTES),
+    "POST /v1/latencies/query": CLIENT,
+    "POST /v1/latencies/release": CLIENT,
+    "GET /v1/devices/{device:path}/latencies/{key}": CLIENT,
+    "GET /v1/measurements/{measurement_id}": CLIENT,
+    "GET /v1/tables": CLIENT,
+    "POST /v1/tables": CLIENT,
+    "GET /v1/tables/{table_id}": CLIENT,
+    "GET /v1/tables/{table_id}/versions/{version}": CLIENT,
+}
+
+# OpenAPI's word for it, and a field for the token at /docs. It refuses nobody.
+BEARER = Security(HTTPBearer(auto_error=False, description="a token of `padnas-service token create`"))
+
+
+class GuardedRoute(APIRoute):
+    """An endpoint behind its rule."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        (method,) = options["methods"]
+        rule = RULES.get(f"{method} {path}")
+        assert rule is not None, f"who may {method} {path}? RULES in access.py has no line for it"
+        self.rule = rule
+        options["responses"] = {413: {"model": ErrorBody}} | (options.get("responses") or {})
+        if self.rule.roles is not None:
+            options["responses"] |= {401: {"model": ErrorBody}, 403: {"model": ErrorBody}}
+            options["dependencies"] = [*(options.get("dependencies") or ()), BEARER]
+        super().__init__(path, endpoint, **options)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer, rule = super().get_route_handler(), self.rule
+
+        async def guarded(request: Request) -> Response:
+            if rule.roles is not None:
+                parts: Parts = request.app.state.parts
+                header = request.headers.get("Authorization")
+                request.state.caller = await run_in_threadpool(_admitted, parts, header, rule.roles)
+            return await answer(await _within(request, rule.max_body_bytes))
+
+        return guarded
+
+
+def _admitted(parts: Parts, header: str | None, roles: frozenset[Role]) -> Caller:
+    """Raises NoToken, InvalidToken or WrongRole."""
+    caller = _caller(parts, header)
+    if caller.role not in roles | {Role.ADMIN}:
+        wanted = " or ".join(sorted(roles | {Role.ADMIN}))
+        raise WrongRole(
+            f"The token '{caller.name}' has the role {caller.role}; this needs {wanted}. Use a token of that role."
+        )
+    return caller
+
+
+def _caller(parts: Parts, header: str | None) -> Caller:
+    scheme, _, secret = (header or "").partition(" ")
+    sent = secret.strip() or None if scheme.lower() == "bearer" else None
+    own = parts.local_agent_secret
+    if sent is not None and own is not None and compare_digest(sent.encode(), own.encode()):
+        return LOCAL_AGENT
+    every_s, now = parts.settings.token_use_s, parts.clock()
+    with parts.database.reading() as session:
+        caller = tokens.caller(session, sent, this_machine_alone=parts.settings.this_machine_alone)
+        due = sent is not None and tokens.use_to_note(session, sent, every_s=every_s, now=now)
+    if sent is not None and due:
+        with parts.database.writing() as session:
+            tokens.note_use(session, sent, every_s=every_s, now=now)
+    return caller
+
+
+async def _within(request: Request, limit_bytes: int) -> Request:
+    """The request with its body in memory. Raises BodyTooLarge before more than the limit is."""
+    too_large = BodyTooLarge(f"The body is longer than the {limit_bytes:,} bytes that are accepted here. Send less.")
+    stated = request.headers.get("Content-Length", "")
+    if stated.isdecimal() and int(stated) > limit_bytes:
+        raise too_large
+    chunks, received_bytes = [], 0
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        received_bytes += len(chunk)
+        if received_bytes > limit_bytes:
+            raise too_large
+    read: list[Message] = [{"type": "http.request", "body": b"".join(chunks), "more_body": False}]
+
+    async def receive() -> Message:
+        return read.pop() if read else await request.receive()
+
+    return Request(request.scope, receive)
+
+
+def _who(request: Request) -> Caller:
+    caller: Caller = request.state.caller
+    return caller
+
+
+Who = Annotated[Caller, Depends(_who)]

@@ -1,0 +1,83 @@
+"""What all commands of `padnas-client` share: options, the way they fail, where they print."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ParamSpec
+
+import typer
+from rich.console import Console
+
+from latency_contract.connection import ServiceConnection, ServiceError
+from search_client.errors import SearchError
+from search_client.imported_tables import AnyTable, read_table
+
+# What needs PyTorch is imported where it is used: `--help` and the small commands should not wait for it.
+if TYPE_CHECKING:
+    from search_client.latencies import LatencyService
+
+output = Console(highlight=False, markup=False)
+if not output.is_terminal:
+    output.width = 160  # what is piped should not be cut to the width of a terminal that is not there
+
+ServiceOption = Annotated[str, typer.Option("--service", envvar="PADNAS_SERVICE", help="URL of the latency service")]
+ServiceOrTableOption = Annotated[
+    str | None, typer.Option("--service", envvar="PADNAS_SERVICE", help="URL of the latency service; or use --table")
+]
+TableOption = Annotated[
+    Path | None, typer.Option("--table", help="a table file, exported or imported: needs no service and no device")
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="device model or serial; needed where the service knows several")
+]
+SpaceOption = Annotated[str, typer.Option("--space", help="a built-in space, or the path of a TOML file")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="wait for an agent, however long it takes")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
+
+Parameters = ParamSpec("Parameters")
+
+
+def errors_are_sentences(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """Exit status 1 and one sentence for what failed, 2 for wrong use."""
+
+    @wraps(command)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (SearchError, ServiceError, OSError) as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(1) from error
+        except ValueError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(2) from error
+
+    return run
+
+
+@contextmanager
+def latency_service(service: str, device: str | None, *, client: str, wait: bool = False) -> Iterator["LatencyService"]:
+    from search_client.latencies import LatencyService
+
+    with ServiceConnection(service) as connection:
+        yield LatencyService(connection, device=device, client=client, wait=wait)
+
+
+def must_be_one(service: str | None, table: Path | str | None) -> None:
+    """Raises ValueError without a service or a table file."""
+    if service is None and table is None:
+        raise ValueError("Latencies come from a service (--service URL) or from a file (--table FILE). Give one.")
+
+
+def given_table(service: str | None, table: Path | None, *, device: str | None, client: str) -> AnyTable:
+    """The table in a file, or the last published one of a device. A file is what was asked for, where both are given.
+
+    Raises:
+        ValueError: neither is given, or the file is no table.
+    """
+    must_be_one(service, table)
+    if table is not None:
+        return read_table(table)
+    assert service is not None
+    with latency_service(service, device, client=client) as latencies:
+        return latencies.published()

@@ -1,0 +1,110 @@
+"""Where the latencies of a search come from: a service that measures meanwhile, or a table in a file and no device."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from latency_contract.connection import ServiceUnreachable
+from latency_contract.operators import Conv, Head, IBConv, Network
+from latency_contract.tables import Latency, Purpose, Table
+from search_client.errors import AnotherSearch, ProtocolChanged
+from search_client.imported_tables import AnyTable, describe
+from search_client.latencies import LatencyService
+from search_client.progress import ConsoleProgress
+from search_client.run_directory import RunDirectory
+
+
+class MeasuredLatencies:
+    """The service measures what it is asked for; final networks are measured whole."""
+
+    def __init__(self, service: LatencyService, directory: RunDirectory, progress: ConsoleProgress) -> None:
+        self.device_model = service.device.model
+        self._service = service
+        self._directory = directory
+        self._progress = progress
+
+    def request(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+        """Have operators queued. Raises NoAgent where nobody would measure them."""
+        self._service.request(operators, purpose=Purpose.SEARCH)
+
+    def table_if_complete(self, operators: Sequence[Conv | IBConv | Head]) -> Table | None:
+        """The table, published as a version, once everything is measured.
+
+        A service that is away at this moment does not end the training; it is asked again later.
+        """
+        with suppress(ServiceUnreachable):
+            if self._service.complete(operators):
+                return self._service.publish()
+        return None
+
+    def complete_table(self, operators: Sequence[Conv | IBConv | Head]) -> Table:
+        """The same, waiting for what is still missing."""
+        with self._progress.task("measuring operators", len(operators)) as advance:
+            self._service.measured(operators, purpose=Purpose.SEARCH, on_progress=advance)
+        return self._service.publish()
+
+    def must_agree_with(self, table: AnyTable) -> None:
+        """Raises ProtocolChanged where the search began with latencies that this device would not measure now."""
+        device = self._service.device
+        if not isinstance(table, Table):
+            raise ProtocolChanged(
+                f"This search began with an {describe(table)}, so final networks measured on {device.model} could not"
+                " be compared. Go on with --table, or start a new search with another --out."
+            )
+        then, now = table.protocol, device.protocol
+        if then.id != now.id or table.device_model != device.model:
+            raise ProtocolChanged(
+                f"This search began with latencies of {table.device_model} under {then.runtime}"
+                f" {then.runtime_version}; {device.model} now measures under {now.runtime}"
+                f" {now.runtime_version} or other settings, so its final networks could not be compared."
+                " Start a new search with another --out."
+            )
+
+    def release(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+        """What nobody releases is measured once more than needed, no worse."""
+        with suppress(ServiceUnreachable):
+            if operators:
+                self._service.release(operators)
+
+    def of_finals(self, networks: Sequence[Network]) -> list[Latency]:
+        """Latencies of whole networks, kept in the directory so that a search stopped here does not ask again."""
+        kept = self._directory.measured()
+        if any(network.id not in kept for network in networks):
+            with self._progress.task("measuring final networks", len(networks)) as advance:
+                latencies = self._service.measured(networks, purpose=Purpose.SEARCH, on_progress=advance)
+            kept = {network.id: latency for network, latency in zip(networks, latencies, strict=True)}
+            self._directory.save_measured(kept)
+            with suppress(ServiceUnreachable):
+                self._service.release()
+        return [kept[network.id] for network in networks]
+
+
+class TableFile:
+    """A table that is there already. There is no device, so final networks are not measured."""
+
+    def __init__(self, table: AnyTable) -> None:
+        self.device_model = table.device_model
+        self._table = table
+
+    def request(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+        """Nobody measures."""
+
+    def table_if_complete(self, operators: Sequence[Conv | IBConv | Head]) -> AnyTable:  # noqa: ARG002
+        """What the table lacks is said when it is first used, which is before anything is trained."""
+        return self._table
+
+    def complete_table(self, operators: Sequence[Conv | IBConv | Head]) -> AnyTable:  # noqa: ARG002
+        return self._table
+
+    def must_agree_with(self, table: AnyTable) -> None:
+        """Raises AnotherSearch where the search began with another table."""
+        if type(table) is not type(self._table) or table.content_hash != self._table.content_hash:
+            raise AnotherSearch(
+                f"This search began with the {describe(table)}, and the file of --table holds another one."
+                " Give that table, or start a new search with another --out."
+            )
+
+    def release(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+        """Nothing is queued."""
+
+    def of_finals(self, networks: Sequence[Network]) -> list[None]:
+        return [None for _ in networks]

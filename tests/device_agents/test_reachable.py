@@ -1,0 +1,61 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks.debian_adbd import Adbd
+from benchmarks.faulty_wire import Fault, FaultyWire
+from device_agents import adb
+from device_agents.adb import parse_target
+from device_agents.reachable import Reachable, State, parse_addresses, reachable
+from tests.device_agents.key_demanding_device import KeyDemandingDevice
+
+
+def test_addresses_are_separated_by_commas_and_asked_once() -> None:
+    assert parse_addresses(["a:1, b:2", "b:2", ""]) == [parse_target("adb:a:1"), parse_target("adb:b:2")]
+
+
+def test_what_is_no_address_is_a_sentence() -> None:
+    with pytest.raises(ValueError, match="'adb:phone' names no device"):
+        parse_addresses(["phone"])
+
+
+def test_each_device_is_listed_with_its_state(
+    adbd: Adbd, wire: FaultyWire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb, "CONNECT_S", 1.0)
+    monkeypatch.setattr(adb, "AUTHORISE_S", 1.0)
+    monkeypatch.setattr(adb, "UsbTransport", SimpleNamespace(find_all_adb_devices=lambda: iter(())))
+    wire.inject(Fault.STALL)
+    with KeyDemandingDevice(adbd.port) as phone:
+        addresses = [f"127.0.0.1:{port}" for port in (adbd.port, phone.port, wire.port, 1)]
+        found = reachable(addresses, keys=tmp_path / "adbkey")
+    assert [str(one.target) for one in found] == [f"adb:{address}" for address in addresses]
+    assert [one.state for one in found] == [State.READY, State.UNAUTHORIZED, State.OFFLINE, State.UNREACHABLE]
+    assert ["accept" in found[1].advice, "restart it" in found[2].advice, "refused" in found[3].advice] == [True] * 3
+    assert found[0].advice == ""
+
+
+class LockedPhone:
+    @property
+    def serial_number(self) -> str:
+        raise RuntimeError("LIBUSB_ERROR_ACCESS [-3]")
+
+
+def test_a_phone_at_usb_that_may_not_be_opened_is_listed_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adb, "UsbTransport", SimpleNamespace(find_all_adb_devices=lambda: iter([LockedPhone()])))
+    [found] = reachable([])
+    assert (str(found.target), found.state) == ("usb", State.UNREACHABLE)
+    assert "LIBUSB_ERROR_ACCESS [-3]. Another program may hold it (adb kill-server)" in found.advice
+
+
+def test_a_phone_names_its_model(debian_adbd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    monkeypatch.setattr(adb, "UsbTransport", None)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "getprop").write_text('#!/bin/sh\n[ "$1" = ro.product.model ] && echo "Pixel 3"\n')
+    (programs / "getprop").chmod(0o755)
+    with Adbd(tmp_path / "device", programs=programs) as phone:
+        assert reachable([f"127.0.0.1:{phone.port}"], keys=tmp_path / "adbkey") == [
+            Reachable(parse_target(f"adb:127.0.0.1:{phone.port}"), State.READY, "Pixel 3", "")
+        ]

@@ -1,0 +1,198 @@
+"""A replayed Pixel 3 at the far end of a real `adbd`, with a stand-in for benchmark_model that really runs models."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.debian_adbd import Adbd
+from device_agents.adb import parse_target
+from device_agents.adb_device import AdbDevice
+from device_agents.benchmark_output import UnparsableOutput
+from device_agents.errors import DeviceFault
+from device_agents.opening import open_device
+from device_agents.turns import Plan, Refused, Visit
+from latency_contract.devices import DeviceKind
+from latency_contract.operators import IBConv
+from latency_contract.protocols import BlockStatistic
+from latency_service.tflite_converter import convert
+from tests.conftest import sha256
+from tests.device_agents.replayed_phone import PROGRAMS, ReplayedPhone
+
+pytestmark = pytest.mark.usefixtures("debian_adbd")
+
+Make = Callable[..., IBConv]
+BINARY = PROGRAMS / "benchmark_model"
+
+
+@pytest.fixture
+def phone(tmp_path: Path) -> ReplayedPhone:
+    return ReplayedPhone(tmp_path / "phone")
+
+
+@pytest.fixture
+def model(tmp_path: Path, operator: Make) -> Path:
+    content = convert(operator(height=16, width=16, in_channels=16, out_channels=16))
+    path = tmp_path / f"{sha256(content)}.tflite"
+    path.write_bytes(content)
+    return path
+
+
+@contextmanager
+def opened(phone: ReplayedPhone, tmp_path: Path, *, behaviour: str = "") -> Iterator[AdbDevice]:
+    environment = phone.environment | {"PADNAS_STANDIN": behaviour}
+    with Adbd(tmp_path / "device", environment=environment) as adbd:
+        target = parse_target(f"adb:127.0.0.1:{adbd.port}")
+        with open_device(target, keys=tmp_path / "key", benchmark_binary=BINARY, folder=f"{tmp_path}/padnas") as device:
+            yield device
+
+
+def run(device: AdbDevice, model: Path, *models: Path, rounds: int = 1, **changes: Any) -> list[Visit | Refused]:
+    protocol = device.report.protocol.model_copy(update={"block_ms": 20.0, "reference_block_ms": 5.0} | changes)
+    return list(device.run(Plan(model, [(m, rounds) for m in models or (model,)], protocol), lambda: None))
+
+
+def test_the_phone_is_reported_as_what_it_is(phone: ReplayedPhone, tmp_path: Path) -> None:
+    with opened(phone, tmp_path) as device:
+        report = device.report
+    assert (report.model, report.kind) == ("Pixel 3", DeviceKind.ANDROID)
+    assert report.protocol.runtime == "tflite-benchmark-model"
+    assert report.protocol.runtime_version == sha256(BINARY.read_bytes())[:12]
+    assert (report.protocol.core_mask, report.protocol.statistic) == ("80", BlockStatistic.MEDIAN)
+    assert device.identity.runner_sha256 == sha256(BINARY.read_bytes())
+
+
+def test_a_block_is_one_process_and_one_number(
+    phone: ReplayedPhone,
+    model: Path,
+    tmp_path: Path,
+) -> None:
+    with opened(phone, tmp_path) as device:
+        results = run(device, model, rounds=2)
+    assert len(results) == 2
+    for result in results:
+        assert isinstance(result, Visit)
+        assert len(result.samples_ms) == 1
+        assert 0 < result.samples_ms[0] < 100
+        assert result.summary_of is not None
+        assert result.summary_of >= 5
+        assert result.rejected is None
+        assert (result.before.governor, result.before.thermal_status, result.after.screen_on) == ("schedutil", 0, False)
+    remaining = {path.name for path in (tmp_path / "padnas").iterdir()}
+    assert remaining == {"cache", "lock"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "runtime", "statistic"),
+    [
+        ("old", "tflite-benchmark-model", BlockStatistic.MEAN),
+        ("litert", "litert-benchmark-model", BlockStatistic.MEDIAN),
+    ],
+)
+def test_another_build_makes_another_protocol(
+    phone: ReplayedPhone,
+    model: Path,
+    tmp_path: Path,
+    behaviour: str,
+    runtime: str,
+    statistic: BlockStatistic,
+) -> None:
+    with opened(phone, tmp_path, behaviour=behaviour) as device:
+        assert (device.report.protocol.runtime, device.report.protocol.statistic) == (runtime, statistic)
+        assert isinstance(run(device, model)[0], Visit)
+
+
+def test_a_block_during_which_the_screen_went_on_is_rejected(
+    phone: ReplayedPhone,
+    model: Path,
+    tmp_path: Path,
+) -> None:
+    with opened(phone, tmp_path) as device:
+        phone.change(
+            "dumpsys/deviceidle-get-screen", "false", "true", after=3
+        )  # enrolment, then before the first block
+        results = run(device, model, rounds=2)
+        assert [result.rejected for result in results if isinstance(result, Visit)] == ["its screen is on"] * 2
+        assert device.waits_for(device.state()) == "its screen is on"
+
+
+def test_a_program_that_cannot_be_started_is_the_devices_fault(
+    phone: ReplayedPhone,
+    tmp_path: Path,
+) -> None:
+    broken = tmp_path / "benchmark_model"
+    broken.write_text("#!/no/such/interpreter\n")
+    with Adbd(tmp_path / "device", environment=phone.environment) as adbd:
+        target = parse_target(f"adb:127.0.0.1:{adbd.port}")
+        with pytest.raises(DeviceFault, match=r"neither TensorFlow Lite's benchmark_model"):
+            open_device(target, keys=tmp_path / "key", benchmark_binary=broken, folder=f"{tmp_path}/padnas")
+
+
+def test_a_program_for_another_processor_is_refused_before_it_is_sent(
+    phone: ReplayedPhone,
+    tmp_path: Path,
+) -> None:
+    with Adbd(tmp_path / "device", environment=phone.environment) as adbd:
+        target = parse_target(f"adb:127.0.0.1:{adbd.port}")
+        with pytest.raises(ValueError, match=r"is built for x86_64, but adb:\S+ is arm64-v8a"):
+            open_device(target, keys=tmp_path / "key", benchmark_binary=Path("/bin/true"), folder=f"{tmp_path}/padnas")
+    assert not (tmp_path / "padnas").exists()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        ("signal:11", "The runner was ended by signal 11 on this model, twice."),
+        ("hang", "The runner did not finish a block in time on this model, twice."),
+    ],
+)
+def test_a_model_that_ends_the_program_twice_is_at_fault_and_its_neighbour_is_measured(
+    phone: ReplayedPhone,
+    model: Path,
+    tmp_path: Path,
+    operator: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    behaviour: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr("device_agents.remote_benchmark_model.block_limit_s", lambda _: 2)
+    content = convert(operator(height=20))
+    bad = tmp_path / f"{sha256(content)}.tflite"
+    bad.write_bytes(content)
+    with opened(phone, tmp_path) as device:
+        _let_it_do(device, behaviour, to=bad)
+        first = run(device, model, bad, model)
+        second = run(device, model, bad, model)
+    assert [type(result) for result in first] == [Visit]
+    assert Refused("refused", 0, reason) in second
+    assert sum(isinstance(result, Visit) for result in second) == 1
+
+
+def test_output_that_gives_no_latency_is_an_error_that_carries_it(
+    phone: ReplayedPhone,
+    model: Path,
+    tmp_path: Path,
+) -> None:
+    with opened(phone, tmp_path) as device:
+        _let_it_do(device, "garbage", to=model)
+        with pytest.raises(UnparsableOutput) as fault:
+            run(device, model)
+    assert fault.value.output
+
+
+def _let_it_do(device: AdbDevice, behaviour: str, *, to: Path) -> None:
+    """From now on the stand-in misbehaves when it is given this model: the plan says so in its environment."""
+    plan_text = device._runner.plan_text
+
+    def altered(plan: Plan) -> str:
+        return plan_text(plan).replace(
+            "timeout ",
+            "PADNAS_STANDIN=\n"
+            f'case "$*" in *{to.name}*) PADNAS_STANDIN={behaviour} ;; esac\n'
+            "export PADNAS_STANDIN\ntimeout ",
+            1,
+        )
+
+    device._runner.plan_text = altered  # type: ignore[method-assign]

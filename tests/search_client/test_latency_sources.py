@@ -1,0 +1,77 @@
+"""What a search asks of a service and of a file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from latency_contract.operators import IBConv
+from search_client.config import resolve
+from search_client.errors import AnotherSearch, ProtocolChanged
+from search_client.imported_tables import ImportedTable
+from search_client.latencies import LatencyService
+from search_client.latency_sources import MeasuredLatencies, TableFile
+from search_client.progress import ConsoleProgress
+from search_client.run_directory import RunDirectory
+from tests.search_client.conftest import TINY as TINY_FILE
+from tests.search_client.conftest import Agent
+from tests.search_client.problems import TINY
+from tests.search_client.tables import imported, linear_model_of, table_of
+
+
+@pytest.fixture
+def source(service: LatencyService, tmp_path: Path) -> MeasuredLatencies:
+    directory = RunDirectory(tmp_path / "run", resolve({"space": TINY_FILE, "data": "digits"}, file=None))
+    return MeasuredLatencies(service, directory, ConsoleProgress())
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> ImportedTable:
+    (tmp_path / "theirs.csv").write_text(f"key,latency_ms\n{TINY.stem.key},1.5\n")
+    return imported(tmp_path / "theirs.csv")
+
+
+def test_a_service_has_a_table_once_everything_is_measured(
+    source: MeasuredLatencies, agent: Agent, operator: Callable[..., IBConv]
+) -> None:
+    operators = [operator(height=1), operator(height=2)]
+    source.request(operators)
+    assert source.table_if_complete(operators) is None
+    agent(lambda subject: float(subject.height))
+    table = source.complete_table(operators)
+    assert {entry.latency_ms for entry in table.entries} == {1.0, 2.0}
+    assert source.table_if_complete(operators) == table
+    source.must_agree_with(table)
+
+
+def test_a_search_that_began_with_another_table_does_not_measure_its_finals(
+    source: MeasuredLatencies, theirs: ImportedTable
+) -> None:
+    with pytest.raises(ProtocolChanged, match=r"began with an imported table of Pixel 1 .*Go on with --table"):
+        source.must_agree_with(theirs)
+    with pytest.raises(ProtocolChanged, match="began with latencies of Pixel 3 under litert"):
+        source.must_agree_with(table_of(TINY, lambda _: 1.0))
+
+
+def test_a_file_is_complete_and_measures_nothing(theirs: ImportedTable) -> None:
+    source = TableFile(theirs)
+    source.request(TINY.operators())
+    source.release(TINY.operators())
+    assert source.table_if_complete(TINY.operators()) is source.complete_table(TINY.operators()) is theirs
+    network = TINY.network(("IBConv_K3_E1", "IBConv_K3_E1", "Identity", "Identity"))
+    assert source.of_finals([network, network]) == [None, None]
+
+
+def test_a_file_goes_on_with_what_it_said_before_whenever_it_was_imported(theirs: ImportedTable) -> None:
+    document = json.loads(theirs.model_dump_json())
+    document["source"]["imported_at"] = "2027-01-01T00:00:00Z"
+    TableFile(theirs).must_agree_with(ImportedTable.model_validate(document))
+    document["entries"][0] |= {"latency_ms": 2.0, "source": [{"key": TINY.stem.key, "latency_ms": 2.0}]}
+    for other in (
+        ImportedTable.model_validate(document),
+        table_of(TINY, lambda _: 1.0),
+        linear_model_of(TINY, lambda index, _: index),
+    ):
+        with pytest.raises(AnotherSearch, match="the file of --table holds another one"):
+            TableFile(theirs).must_agree_with(other)
