@@ -110,9 +110,7 @@ def test_a_block_during_which_the_screen_went_on_is_rejected(
     tmp_path: Path,
 ) -> None:
     with opened(phone, tmp_path) as device:
-        phone.change(
-            "dumpsys/deviceidle-get-screen", "false", "true", after=3
-        )  # enrolment, then before the first block
+        phone.change("dumpsys/deviceidle-get-screen", "false", "true", after=2)  # enrolment, and before the block
         results = run(device, model, rounds=2)
         assert [result.rejected for result in results if isinstance(result, Visit)] == ["its screen is on"] * 2
         assert device.waits_for(device.state()) == "its screen is on"
