@@ -4,7 +4,6 @@ Two scripts, each run once: the first asks what the device is, the second reads 
 Nothing that the device answers becomes part of a script again, but numbers of cores and the boot id.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping, Set
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from device_agents.adb import Output
 from device_agents.errors import DeviceFault
 from device_agents.gates import parse_readings, readings_script
-from device_agents.local_device import processor_name_in
+from device_agents.local_device import as_name, processor_name_in, serial_of
 from latency_contract.measurements import DeviceState
 
 # The large cores of devices that may hide their frequencies, and of those that the literature measures on.
@@ -32,7 +31,6 @@ PROPERTIES = {
 ABIS = {"aarch64": "arm64-v8a", "armv7l": "armeabi-v7a", "armv8l": "armeabi-v7a", "x86_64": "x86_64", "i686": "x86"}
 TOOLS = ("taskset", "timeout", "base64", "sha256sum", "tar", "df", "du")  # that measuring needs
 NO_SERIALS = {"unknown", "0123456789ABCDEF", "uninitialized"}  # which many units have at once
-UNWANTED = re.compile(r"[^\w .,:;()+@#&/'-]")  # what a device's name may not have (latency_contract.devices)
 MAX_CORE = 63  # the last that a protocol's mask can name
 
 # Files are read by one grep, which names each and goes on where one cannot be read.
@@ -130,12 +128,12 @@ def enrol(shell: Callable[[str], Output]) -> Enrolment:
         return answers.get(name, [""])[-1]
 
     if missing := answers.get("missing"):
-        lacking = ", ".join(_name(tool) for tool in missing)
+        lacking = ", ".join(as_name(tool) for tool in missing)
         raise DeviceFault(f"The device lacks {lacking}, without which nothing can be measured there.")
     if not re.fullmatch(r"[\w-]{1,64}", answer("boot")):
         raise DeviceFault("The device does not say when it booted (/proc/sys/kernel/random/boot_id).")
     android = "model" in answers
-    model = _name(answer("model") if android else _processor(answers))
+    model = as_name(answer("model") if android else _processor(answers))
     if not model:
         raise DeviceFault("The device does not say what model it is (ro.product.model).")
     files = _files(answers.get("file", []))
@@ -151,11 +149,11 @@ def enrol(shell: Callable[[str], Output]) -> Enrolment:
         android=android,
         serial=_serial(answers, android=android),
         model=model,
-        soc=_name(answer("soc") or answer("platform") or answer("hardware"))
+        soc=as_name(answer("soc") or answer("platform") or answer("hardware"))
         if android
         else f"{_processor(answers)}, {len(_present(files) or online)} cores",
         os_build=_printable(answer("fingerprint") if android else answer("system")),
-        abi=_name(answer("abi") or ABIS.get(answer("machine"), answer("machine")))[:40],
+        abi=as_name(answer("abi") or ABIS.get(answer("machine"), answer("machine")))[:40],
         clusters=clusters,
         large=tuple(sorted(large)),
         online=tuple(sorted(online)),
@@ -297,7 +295,7 @@ def _serial(answers: Mapping[str, list[str]], *, android: bool) -> str:
     if said in NO_SERIALS or not re.fullmatch(r"[\w.:-]{1,100}", said):
         source = "serial number (ro.serialno)" if android else "machine id (/etc/machine-id)"
         raise DeviceFault(f"The device has no {source} that would tell it from others of its model.")
-    return said if android else f"host-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
+    return said if android else serial_of(said)
 
 
 def _processor(answers: Mapping[str, list[str]]) -> str:
@@ -313,10 +311,6 @@ def _free_kb(answer: str) -> int | None:
 def _litert(answer: str) -> LiteRT | None:
     words = answer.split()
     return LiteRT(*words) if len(words) == 3 and re.fullmatch(r"[0-9a-f]{64}", words[1]) else None
-
-
-def _name(text: str) -> str:
-    return UNWANTED.sub("", text).strip()[:100]
 
 
 def _printable(text: str) -> str:

@@ -193,13 +193,21 @@ def processor_name_in(info: str, *, machine: str) -> str:
     named = re.search(r"^(?:model name|Hardware|Model)\s*:\s*(.+)$", info, re.MULTILINE)
     arm = re.findall(r"^CPU (?:implementer|part)\s*:\s*(\S+)$", info, re.MULTILINE)
     name = named.group(1) if named else " ".join(dict.fromkeys([machine, *arm]))
-    return re.sub(r"[^\w .,:;()+@#&/'-]", "", name).strip()[:100]
+    return as_name(name)
+
+
+def as_name(text: str) -> str:
+    """Without what a device's name may not have (latency_contract.devices)."""
+    return re.sub(r"[^\w .,:;()+@#&/'-]", "", text).strip()[:100]
 
 
 def machine_serial() -> str:
-    """A name for this machine that stays the same, and does not tell its name on the network."""
-    named = _read(Path("/etc/machine-id")) or platform.node()
-    return f"host-{hashlib.sha256(named.encode()).hexdigest()[:12]}"
+    return serial_of(_read(Path("/etc/machine-id")) or platform.node())
+
+
+def serial_of(machine_id: str) -> str:
+    """A name for a machine that stays the same, and does not tell its name on the network."""
+    return f"host-{hashlib.sha256(machine_id.encode()).hexdigest()[:12]}"
 
 
 def runtime_version() -> str:

@@ -175,17 +175,11 @@ def token_revoke(
 def _prepared(database_url: str) -> Iterator[Database]:
     """A database with this program's schema, which an empty one is given."""
     database = _open(database_url)
-    try:
+    with _closing(database):
         if database.is_empty():
             database.migrate()
         database.check_schema()
         yield database
-    except SchemaMismatch as error:
-        _refuse(str(error), status=1)
-    except DatabaseError as error:
-        _refuse(_cannot_open(database, error), status=1)
-    finally:
-        database.dispose()
 
 
 @app.command(epilog="Example: padnas-service status --database-url sqlite:///padnas.db")
@@ -272,9 +266,16 @@ def _existing(database_url: str) -> Iterator[Database]:
     path = database.file
     if path is not None and not path.is_file():
         _refuse(f"There is no database {path}. Name one with --database-url.", status=1)
-    try:
+    with _closing(database):
         database.check_schema()
         yield database
+
+
+@contextlib.contextmanager
+def _closing(database: Database) -> Iterator[None]:
+    """What the database refuses is said in a sentence; it is closed in the end."""
+    try:
+        yield
     except SchemaMismatch as error:
         _refuse(str(error), status=1)
     except DatabaseError as error:

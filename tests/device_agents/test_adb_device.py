@@ -1,6 +1,5 @@
 """A Linux board at the far end of a real `adbd`: this machine, with its own Python and LiteRT."""
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,6 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.adb_board import running_board
 from benchmarks.debian_adbd import Adbd
 from benchmarks.faulty_wire import Fault, FaultyWire
 from device_agents import adb, adb_device
@@ -30,20 +30,17 @@ PATIENCE_S = 60.0
 
 @pytest.fixture
 def board(debian_adbd: Path, tmp_path: Path) -> Iterator[Adbd]:  # noqa: ARG001
-    """Its python3 is this one, which has LiteRT; its boot id is a file, so that it can be rebooted."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    (programs / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (programs / "python3").chmod(0o755)
-    boot_id = tmp_path / "boot_id"
-    boot_id.write_text("first-boot\n")
-    script = programs / "cat"
-    script.write_text(
-        "#!/bin/sh\n# Stands in for a reboot, which the kernel of this machine cannot have: answers another boot id.\n"
-        f'case "$*" in /proc/sys/kernel/random/boot_id) exec /bin/cat {boot_id} ;; esac\nexec /bin/cat "$@"\n'
-    )
-    script.chmod(0o755)
-    with Adbd(tmp_path / "device", programs=programs) as adbd:
+    """Its boot id is a file, so that it can be rebooted."""
+    with running_board(tmp_path) as adbd:
+        boot_id = tmp_path / "boot_id"
+        boot_id.write_text("first-boot\n")
+        script = tmp_path / "programs" / "cat"
+        script.write_text(
+            "#!/bin/sh\n"
+            "# Stands in for a reboot, which the kernel of this machine cannot have: answers another boot id.\n"
+            f'case "$*" in /proc/sys/kernel/random/boot_id) exec /bin/cat {boot_id} ;; esac\nexec /bin/cat "$@"\n'
+        )
+        script.chmod(0o755)
         yield adbd
 
 

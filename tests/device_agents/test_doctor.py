@@ -1,9 +1,9 @@
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.adb_board import running_board
 from benchmarks.debian_adbd import Adbd
 from device_agents.adb import parse_target
 from device_agents.doctor import Check, Finding, examine, examine_local, examine_remote
@@ -80,12 +80,7 @@ def test_a_runner_that_was_tried_is_shown(phone: Enrolment) -> None:
 
 
 def test_a_board_is_examined_over_adb(debian_adbd: Path, tmp_path: Path) -> None:  # noqa: ARG001
-    """This machine, whose python3 has LiteRT."""
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    (programs / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (programs / "python3").chmod(0o755)
-    with Adbd(tmp_path / "device", programs=programs) as adbd:
+    with running_board(tmp_path) as adbd:
         target = parse_target(f"adb:127.0.0.1:{adbd.port}")
         checks = {c.name: c for c in examine(target, keys=tmp_path / "adbkey", benchmark_binary=None, folder=None)}
     assert checks["runner"].seen.startswith("ai-edge-litert ")
