@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -68,7 +69,8 @@ def run(plan: dict[str, Any], core: int | None) -> Iterator[Step]:
         yield ["started", index]
         at_s = time.monotonic() - began
         try:
-            samples_ms = _run_block(path, plan, block_ms)
+            with _alarm(plan["block_limit_s"]):
+                samples_ms = _run_block(path, plan, block_ms)
             yield ["ran", index, at_s, samples_ms, None, time.monotonic() - began - at_s]
         except (ValueError, RuntimeError, MemoryError) as error:
             refused.add(index)
@@ -99,14 +101,24 @@ def state(core: int | None) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def _alarm(seconds: int) -> Iterator[None]:
+    """Ends this process when time is up: nothing else ends a model that hangs inside the runtime."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
+
+
 def _run_block(path: str, plan: dict[str, Any], block_ms: float) -> list[float]:
     """Load the model, warm up, then time runs until `block_ms` is over: milliseconds of each.
 
     Where the model's memory happens to lie changes its latency by some percent. Loading it anew for every block
     makes that a difference between rounds, which the interval sees, and not one between measurements.
     """
-    if hasattr(signal, "alarm"):
-        signal.alarm(plan["block_limit_s"])  # a model that hangs inside the runtime can be ended by nothing else
     invoke = _load(path)
     now = time.perf_counter_ns
     warm_until = now() + int(plan["warmup_ms"] * 1e6)
@@ -120,8 +132,6 @@ def _run_block(path: str, plan: dict[str, Any], block_ms: float) -> list[float]:
         finished = now()
         samples.append(finished - started)
         started = finished
-    if hasattr(signal, "alarm"):
-        signal.alarm(0)
     return [nanoseconds / 1e6 for nanoseconds in samples]
 
 
