@@ -204,7 +204,7 @@ class Adbd:
         for _ in range(1 if again else 5):  # a free port may be taken by others before adbd takes it
             self.port = self.port if again else _free_port()
             # Where whoever started us ignores hang-ups, as under nohup, the device's shells would ignore them too.
-            command = ["env", "--default-signal=HUP", *_command(installed(), "adbd")]
+            command = ["/usr/bin/env", "--default-signal=HUP", *_command(installed(), "adbd")]
             with self._log.open("ab") as output:
                 self._process = subprocess.Popen(
                     command,
