@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import re
+import secrets
 import shlex
 import socket
 import stat
@@ -18,7 +19,7 @@ import struct
 import tempfile
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,6 +63,8 @@ LOOK_S = 0.5  # between two looks at the deadline and at what the caller checks
 NO_LIMIT_S = 1e9  # for adb_shell, whose limits are not needed
 COMMAND_NOT_FOUND = 127  # a shell's exit status
 FRAME = struct.Struct("<BI")  # what starts one: what it is, and how long its content is
+STDIN, OUTPUTS = 0, (1, 2)  # what a frame is
+MAX_LAST_LINE_BYTES = 32  # with which a shell tells the exit status
 LIBUSB_TIMEOUT = -7  # LIBUSB_ERROR_TIMEOUT
 
 
@@ -169,20 +172,27 @@ class AdbLink:
             LinkLost: nobody knows how it ended.
             DeviceFault: its shell was killed.
         """
-        command = f"(\n{script}\n) </dev/null; echo RC=$?"  # older devices tell no exit status of their own
+        # Older devices tell no exit status of their own. The shell stays until its last line has arrived: when it ends,
+        # Linux throws away what nobody has read from its terminal yet.
+        last_line = f"RC{secrets.token_hex(4)}="
+        command = f"(\n{script}\n) </dev/null; echo {last_line}$?; read answer"
         assert len(command.encode()) <= MAX_SCRIPT_BYTES, "push it as a file"
         device, wire = self._connection()
-        printed = bytearray()
+        printed, status = bytearray(), None
         try:
             with _translated(self.target):
                 wire.allow(limit_s, check=check)
                 for piece in device.shell_output(command):
+                    if status is not None:
+                        continue  # the echo of the answer
                     printed += piece
                     if len(printed) > MAX_OUTPUT_BYTES:
                         raise CommandHung(
                             f"A command on {self.target} was ended, as it printed more than {MAX_OUTPUT_BYTES} bytes."
                         )
-                output = device.without_frames(bytes(printed))
+                    status = re.search(rf"{last_line}(\d{{1,3}})\r?\n\Z".encode(), printed[-MAX_LAST_LINE_BYTES:])
+                    if status is not None:
+                        device.answer_shell()
         except LinkLost:
             self.close()
             raise
@@ -196,11 +206,11 @@ class AdbLink:
             with contextlib.suppress(DeviceFault):
                 self.connect()
             raise
-        text = _text(output).replace("\r\n", "\n")  # a terminal's line ends
-        status = re.search(r"RC=(\d{1,3})\n\Z", text)
         if status is None:
-            raise DeviceFault(f"The shell of {self.target} ended without an exit status, after: {text[-200:]!r}")
-        return Output(int(status[1]), text[: status.start()])
+            last_words = _text(printed[-200:])
+            raise DeviceFault(f"The shell of {self.target} ended without an exit status, after: {last_words!r}")
+        text = _text(printed[: -len(status[0])]).replace("\r\n", "\n")  # a terminal's line ends
+        return Output(int(status[1]), text)
 
     def push(self, content: bytes | Path, path: str, *, executable: bool = False) -> None:
         """Write a file on the device, with the folders that it is in. It arrives as it is, or there is an exception;
@@ -294,6 +304,7 @@ class _Device(AdbDevice):  # type: ignore[misc]
     """adb_shell's protocol, with what is missing in it."""
 
     _has_frames = False
+    _shell: Any = None  # adb_shell's, of the last one opened
 
     def greeted(self, greeting: bytes) -> None:
         """Once connected, with what the device said until then.
@@ -305,25 +316,21 @@ class _Device(AdbDevice):  # type: ignore[misc]
             raise ValueError(f"a message size of {self._maxdata}")
 
     def shell_output(self, command: str) -> Iterator[bytes]:
-        """A terminal's, as pieces of frames where the device has them (since Android 7).
+        """A terminal's, piece by piece; from frames where the device has them (since Android 7).
 
         adb_shell knows the older form alone. In that one, newer devices let a script run on when its stream is closed.
         """
         service = b"shell,v2,pty" if self._has_frames else b"shell"
-        yield from self._streaming_command(service, command.encode(), NO_LIMIT_S, NO_LIMIT_S, None)
+        self._shell = self._open(b"%s:%s" % (service, command.encode()), NO_LIMIT_S, NO_LIMIT_S, None)
+        pieces = self._read_until_close(self._shell)
+        yield from _contents_of_frames(pieces) if self._has_frames else pieces
 
-    def without_frames(self, output: bytes) -> bytes:
-        """What was printed, of output that is framed."""
-        if not self._has_frames:
-            return output
-        printed, at = bytearray(), 0
-        while at < len(output):
-            kind, length = FRAME.unpack_from(output, at)
-            at += FRAME.size
-            if kind in (1, 2):  # the two outputs
-                printed += output[at : at + length]
-            at += length
-        return bytes(printed)
+    def answer_shell(self) -> None:
+        """Types a line."""
+        line = FRAME.pack(STDIN, 1) + b"\n" if self._has_frames else b"\n"
+        self._io_manager.send(
+            AdbMessage(constants.WRTE, self._shell.local_id, self._shell.remote_id, line), self._shell
+        )
 
     def _filesync_flush(self, adb_info: Any, filesync_info: Any) -> None:
         """Also keeps what the device says while a file is sent to it: adb_shell drops that, and with it the reason of
@@ -335,6 +342,22 @@ class _Device(AdbDevice):  # type: ignore[misc]
             command, said = self._read_until([constants.OKAY, constants.WRTE], adb_info)
             filesync_info.recv_buffer += said
         filesync_info.send_idx = 0
+
+
+def _contents_of_frames(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """What was printed, of output that is framed."""
+    framed = bytearray()
+    for piece in pieces:
+        framed += piece
+        while len(framed) >= FRAME.size:
+            kind, length = FRAME.unpack_from(framed)
+            if length > MAX_OUTPUT_BYTES:
+                raise ValueError(f"a frame of {length} bytes")
+            if len(framed) < FRAME.size + length:
+                break
+            if kind in OUTPUTS:
+                yield bytes(framed[FRAME.size : FRAME.size + length])
+            del framed[: FRAME.size + length]
 
 
 class _Wire(BaseTransport):  # type: ignore[misc]

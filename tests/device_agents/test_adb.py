@@ -114,6 +114,14 @@ def test_large_output_arrives_whole(device: AdbLink) -> None:
     assert output.text == "".join(f"{n}\n" for n in range(1, 100001))
 
 
+def test_a_shell_stays_until_what_it_printed_has_arrived(device: AdbLink, tmp_path: Path) -> None:
+    """Linux throws away what is on the way to a terminal's reader when its shell ends: one command in 350 lost its last
+    line."""
+    look = "setsid -f sh -c 'sleep 1; cut -d\\  -f3 /proc/'$$'/stat >state; kill -CONT '$PPID"
+    assert device.run(f"{look}\nkill -STOP $PPID; echo said", limit_s=20) == Output(0, "said\n")
+    assert (tmp_path / "device" / "state").read_text() == "S\n"  # not a zombie
+
+
 def test_a_device_without_frames_is_understood_too(device: AdbLink) -> None:
     """As before Android 7."""
     assert device._device is not None
