@@ -14,6 +14,7 @@ from benchmarks import (
     nas_bench_macro_ranking,
     nas_bench_macro_search,
     population_evaluation,
+    queue_throughput,
     repeatability,
     supernet_step,
     table_time,
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "adb_table": adb_table.run,
     "adb_overhead": adb_overhead.run,
     "adb_faults": adb_faults.run,
+    "queue_throughput": queue_throughput.run,
 }
 
 

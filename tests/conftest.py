@@ -27,7 +27,7 @@ from latency_contract.tables import LatencyQuery
 from latency_service.app import create_app
 from latency_service.database import Database
 from latency_service.settings import Settings
-from tests.postgresql import PostgresqlServer, running_server
+from benchmarks.postgresql import PostgresqlServer, running_server
 
 settings.register_profile("any machine", deadline=None)  # no test here is about time
 settings.load_profile("any machine")

@@ -16,7 +16,7 @@ from latency_service.models import MeasurementRow, ModelRow
 from search_client.cli import app
 from search_client.latencies import LatencyService
 from search_client.spaces import load_space
-from tests.postgresql import running_server
+from benchmarks.postgresql import running_server
 
 SMALLEST = Path(__file__).parent / "smallest.toml"
 PATIENCE_S = 60.0

@@ -17,7 +17,7 @@ from latency_service.database import Database
 from latency_service.models import Base, ModelFileRow
 from tests.conftest import Clock
 from tests.latency_service.test_latencies import Laboratory, result
-from tests.postgresql import PostgresqlServer
+from benchmarks.postgresql import PostgresqlServer
 
 Make = Callable[..., IBConv]
 PATIENCE_S = 20.0

@@ -22,7 +22,7 @@ from latency_service.errors import SchemaMismatch
 from latency_service.models import Base, DeviceRow, JobRow, MeasurementRow, ModelFileRow, ModelRow, SubjectRow, WantRow
 from latency_service.subjects import store_subjects
 from tests.conftest import Clock
-from tests.postgresql import PostgresqlServer, running_server
+from benchmarks.postgresql import PostgresqlServer, running_server
 
 Make = Callable[..., IBConv]
 Report = Callable[..., DeviceReport]

