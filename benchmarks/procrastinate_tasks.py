@@ -43,7 +43,11 @@ async def work(url: str, *, agents: int, lasting_s: float) -> float:
         started = time.perf_counter()
         worker = asyncio.create_task(
             app.run_worker_async(
-                concurrency=agents, wait=False, listen_notify=False, install_signal_handlers=False, shutdown_graceful_timeout=5
+                concurrency=agents,
+                wait=False,
+                listen_notify=False,
+                install_signal_handlers=False,
+                shutdown_graceful_timeout=5,
             )
         )
         await asyncio.wait([worker], timeout=lasting_s)

@@ -149,7 +149,7 @@ class Measurement(Contract):
             low_ms=estimate.low_ms,
             high_ms=estimate.high_ms,
             confidence=stopping.confidence,
-            verdict=Verdict.STEADY if estimate.relative_half_width <= stopping.target else Verdict.UNSTEADY,
+            verdict=verdict_of(estimate, stopping),
             rounds=rounds,
             rejected=rejected,
             provenance=provenance,
@@ -165,13 +165,17 @@ class Measurement(Contract):
         return Measurement.model_validate(dict(self) | {"rejected": (), "rejected_dropped": dropped})
 
     @property
+    def estimate(self) -> Estimate:
+        return Estimate(self.latency_ms, self.low_ms, self.high_ms)
+
+    @property
     def measured_at(self) -> datetime:
         return self.provenance.finished_at
 
     @model_validator(mode="after")
     def _follows_from_its_rounds(self) -> Self:
         expected = estimate_of(self.rounds, confidence=self.confidence)
-        stated = Estimate(self.latency_ms, self.low_ms, self.high_ms)
+        stated = self.estimate
         if not all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(stated, expected, strict=True)):
             raise ValueError(f"latency and interval {tuple(stated)} do not follow from the rounds, {tuple(expected)}")
         return self
@@ -179,3 +183,7 @@ class Measurement(Contract):
 
 def estimate_of(rounds: tuple[Round, ...], *, confidence: float) -> Estimate:
     return floor_estimate([r.block_ms for r in rounds], confidence=confidence)
+
+
+def verdict_of(estimate: Estimate, stopping: StoppingRule) -> Verdict:
+    return Verdict.STEADY if estimate.relative_half_width <= stopping.target else Verdict.UNSTEADY

@@ -1,6 +1,6 @@
 """Which subjects wait for their TFLite model, and what became of them. The work itself is in converter.py."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -104,7 +104,9 @@ def _owned(session: Session, conversion: Conversion) -> ModelRow | None:
     return row if row.state == ModelState.CONVERTING and row.attempts == conversion.attempt else None
 
 
-def model_sha256(session: Session, subject_id: str, *, precision: str) -> str | None:
-    """Hash of the subject's TFLite file; None while there is none."""
-    row = session.get(ModelRow, (subject_id, precision))
-    return None if row is None or row.state != ModelState.READY else row.sha256
+def model_sha256s(session: Session, subject_ids: Iterable[str], *, precision: str) -> dict[str, str]:
+    """Hashes of the subjects' TFLite files; nothing of those that have none yet."""
+    ready = select(ModelRow.subject_id, ModelRow.sha256).where(
+        ModelRow.subject_id.in_(list(subject_ids)), ModelRow.precision == precision, ModelRow.state == ModelState.READY
+    )
+    return {row.subject_id: row.sha256 for row in session.execute(ready) if row.sha256 is not None}

@@ -3,6 +3,7 @@
 SQLite and PostgreSQL. What holds when many services write to one PostgreSQL is in docs/decisions/0015.
 """
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
     InterfaceError,
+    InvalidatePoolError,
     OperationalError,
     SQLAlchemyError,
     TimeoutError,
@@ -46,10 +48,14 @@ class Database:
         self.url = self.engine.url.render_as_string(hide_password=True)  # for people
         self.file = Path(self.engine.url.database or "") if self.engine.dialect.name == "sqlite" else None
         self._writing_engine = self.engine.execution_options(writes=True)
+        # Under READ COMMITTED each statement sees what is committed when it begins, in a transaction or without: to
+        # begin and end one around what is only read would be two more round trips.
+        alone = {} if self.file is not None else {"isolation_level": "AUTOCOMMIT"}
+        self._reading_engine = self.engine.execution_options(**alone)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        with Session(self.engine) as session:
+        with Session(self._reading_engine) as session:
             yield session
 
     @contextmanager
@@ -112,17 +118,16 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
-    """Connections are tried before use, so that a PostgreSQL that was restarted is found again."""
+    """A connection that PostgreSQL has closed is not used, so that one which was restarted is found again."""
     settings = {
         "timezone": "UTC",  # also the far ends of the calendar can be read back
         "statement_timeout": f"{STATEMENT_TIMEOUT_S}s",
         "lock_timeout": f"{LOCK_TIMEOUT_S}s",
     }
-    return create_engine(
+    engine = create_engine(
         url,
         hide_parameters=True,  # in errors, which are logged: lease tokens are among them
         isolation_level="READ COMMITTED",
-        pool_pre_ping=True,
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=POOL_TIMEOUT_S,
@@ -131,6 +136,19 @@ def _postgresql(url: URL) -> Engine:
             "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
         },
     )
+    event.listen(engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _refuse_closed(connection: Any, *_: Any) -> None:
+    """A server that ends says so on every connection, where nothing else comes unasked: no round trip is needed.
+
+    Where it could not say so, the first statement fails, which is answered with 503, and all connections are made anew.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        raise InvalidatePoolError("PostgreSQL has closed the connection")
 
 
 def reason(error: SQLAlchemyError) -> str:

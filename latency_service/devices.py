@@ -125,12 +125,6 @@ def open_breaker(row: DeviceRow, *, fault: str, settings: Settings, random: Rand
     row.blocked_until = now + timedelta(seconds=longest_s * random.uniform(0.5, 1.0))
 
 
-def close_breaker(row: DeviceRow) -> None:
-    """A device that delivers is well again; its last fault stays on record."""
-    row.faults = 0
-    row.blocked_until = None
-
-
 def rest_s(row: DeviceRow, *, settings: Settings, now: datetime) -> int:
     """For how long an agent need not ask because its device rests; 0 where it does not.
 
@@ -146,12 +140,21 @@ def at_rest(row: DeviceRow, now: datetime) -> bool:
     return row.blocked_until is not None and row.blocked_until > now
 
 
-def count_measured(session: Session, row: DeviceRow, verdict: Verdict, *, now: datetime) -> None:
-    """One more accepted measurement. The database adds, so that two reports at once are two."""
-    counter = {Verdict.STEADY: DeviceRow.measured_steady, Verdict.UNSTEADY: DeviceRow.measured_unsteady}[verdict]
-    this = update(DeviceRow).where(DeviceRow.serial == row.serial)
+def note_measured(session: Session, serial: str, verdicts: Sequence[Verdict], *, now: datetime) -> None:
+    """So many more accepted measurements. The database adds, so that two reports at once are two.
+
+    A device that delivers is well again: its breaker closes. Its last fault stays on record.
+    """
+    row = update(DeviceRow).where(DeviceRow.serial == serial)
     session.execute(
-        this.values({counter: counter + 1, DeviceRow.last_measured_at: now}),
+        row.values(
+            measured_steady=DeviceRow.measured_steady + verdicts.count(Verdict.STEADY),
+            measured_unsteady=DeviceRow.measured_unsteady + verdicts.count(Verdict.UNSTEADY),
+            last_measured_at=now,
+            last_seen_at=now,
+            faults=0,
+            blocked_until=None,
+        ),
         execution_options={"synchronize_session": False},
     )
 

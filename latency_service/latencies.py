@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from latency_contract.jobs import Failed, JobState, Lease, LeasedJob, LeaseReport
-from latency_contract.measurements import Measurement, Verdict
+from latency_contract.measurements import Measurement, Verdict, verdict_of
 from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import Subject
+from latency_contract.protocols import Protocol
 from latency_contract.tables import Latency, LatencyEntry, LatencyQuery, LatencyStatus
 from latency_service import conversion_queue, devices, model_files, queue, units
 from latency_service.errors import UnknownMeasurement, WrongMeasurement
 from latency_service.models import DeviceRow, JobRow, MeasurementRow, ProtocolRow
 from latency_service.settings import Settings
-from latency_service.subjects import load_protocol, load_subject, protocol_row, store_subjects
+from latency_service.subjects import load_protocol, load_subjects, protocol_row, store_subjects
 
 
 def look_up(
@@ -104,26 +106,33 @@ def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Setti
     if devices.at_rest(device, now):
         return None
     protocol = protocol_row(session, device.protocol_id)
-    reference = conversion_queue.model_sha256(session, protocol.reference_id, precision=protocol.precision)
-    if reference is None:
+    precision = protocol.precision
+    reference = conversion_queue.model_sha256s(session, [protocol.reference_id], precision=precision)
+    if not reference:
         return None  # still being converted
     claim = queue.claim(
         session, device, max_jobs=max_jobs, lease_s=settings.lease_s, max_attempts=settings.max_attempts, now=now
     )
     if claim is None:
         return None
-    jobs = []
-    for claimed in claim.jobs:
-        sha256 = conversion_queue.model_sha256(session, claimed.subject_id, precision=protocol.precision)
-        assert sha256 is not None, "only jobs with a model are claimed"
-        subject = load_subject(session, claimed.subject_id)
-        jobs.append(LeasedJob(job_id=claimed.job_id, subject=subject, model_sha256=sha256, attempt=claimed.attempt))
+    subject_ids = [job.subject_id for job in claim.jobs]
+    subjects = load_subjects(session, subject_ids)
+    models = conversion_queue.model_sha256s(session, subject_ids, precision=precision)
+    jobs = [
+        LeasedJob(
+            job_id=job.job_id,
+            subject=subjects[job.subject_id],
+            model_sha256=models[job.subject_id],
+            attempt=job.attempt,
+        )
+        for job in claim.jobs
+    ]
     return Lease(
         token=claim.token,
         lease_s=settings.lease_s,
         expires_at=claim.expires_at,
         protocol=load_protocol(protocol),
-        reference_sha256=reference,
+        reference_sha256=reference[protocol.reference_id],
         jobs=tuple(jobs),
     )
 
@@ -138,22 +147,32 @@ def accept(session: Session, token: str, report: LeaseReport, *, now: datetime) 
         WrongMeasurement: a measurement of another subject, model, device, or with another confidence.
     """
     owned = queue.owned_jobs(session, token, (outcome.job_id for outcome in report.outcomes))
+    measured = []
     for outcome in report.outcomes:
         job = owned.pop(outcome.job_id, None)
         if job is None:
             continue
         if isinstance(outcome, Failed):
-            queue.fail(job, error=outcome.error, now=now)
-            continue
-        _check_belongs(session, job, outcome.measurement)
-        session.add(_measurement_row(job, outcome.measurement))
-        queue.complete(job)
-        device = devices.known(session, outcome.measurement.provenance.device_serial)
-        device.last_seen_at = now
-        devices.close_breaker(device)
-        devices.count_measured(session, device, outcome.measurement.verdict, now=now)
-    session.flush()
+            queue.fail(session, job.id, error=outcome.error, now=now)
+        else:
+            measured.append((job, outcome.measurement))
+    if measured:
+        _store(session, measured, now=now)
     return queue.remaining(session, token)
+
+
+def _store(session: Session, measured: Sequence[tuple[JobRow, Measurement]], *, now: datetime) -> None:
+    """What one device has measured under one lease, and so under one protocol. Raises WrongMeasurement."""
+    first, _ = measured[0]
+    protocol = load_protocol(protocol_row(session, first.protocol_id))
+    subject_ids = [job.subject_id for job, _ in measured]
+    models = conversion_queue.model_sha256s(session, subject_ids, precision=first.precision)
+    for job, made in measured:
+        _check_belongs(job, made, protocol=protocol, model_sha256=models.get(job.subject_id))
+    session.execute(insert(MeasurementRow), [_measurement_values(job, made) for job, made in measured])
+    queue.complete(session, [job.id for job, _ in measured])
+    assert first.leased_by is not None, "a leased job has a holder"
+    devices.note_measured(session, first.leased_by, [made.verdict for _, made in measured], now=now)
 
 
 def measurement(session: Session, measurement_id: int) -> Measurement:
@@ -192,43 +211,40 @@ def _entry(subject: Subject, latency: Latency | None, job: JobRow | None) -> Lat
     return LatencyEntry(subject_id=subject.id, key=subject.key, status=status, latency=latency, error=error)
 
 
-def _check_belongs(session: Session, job: JobRow, measured: Measurement) -> None:
-    protocol = load_protocol(protocol_row(session, job.protocol_id))
-    sha256 = conversion_queue.model_sha256(session, job.subject_id, precision=job.precision)
+def _check_belongs(job: JobRow, measured: Measurement, *, protocol: Protocol, model_sha256: str | None) -> None:
     for what, expected, found in (
         ("subject", job.subject_id, measured.subject_id),
         ("device", job.leased_by, measured.provenance.device_serial),
-        ("model file", sha256, measured.provenance.model_sha256),
+        ("model file", model_sha256, measured.provenance.model_sha256),
         ("confidence", protocol.stopping.confidence, measured.confidence),
     ):
         if expected != found:
             raise WrongMeasurement(f"The measurement for job {job.id} is of another {what}: {found}, not {expected}.")
     rule = protocol.stopping
-    rightful = Measurement.from_rounds(
-        measured.rounds, subject_id=measured.subject_id, stopping=rule, provenance=measured.provenance
-    )
-    if measured.verdict != rightful.verdict or not rule.min_rounds <= len(measured.rounds) <= rule.max_rounds:
+    rightful = verdict_of(measured.estimate, rule)
+    if measured.verdict != rightful or not rule.min_rounds <= len(measured.rounds) <= rule.max_rounds:
         raise WrongMeasurement(
             f"The measurement for job {job.id} says '{measured.verdict}' after {len(measured.rounds)} rounds; under the"
-            f" protocol it is '{rightful.verdict}', and {rule.min_rounds} to {rule.max_rounds} rounds are needed."
+            f" protocol it is '{rightful}', and {rule.min_rounds} to {rule.max_rounds} rounds are needed."
         )
 
 
-def _measurement_row(job: JobRow, measured: Measurement) -> MeasurementRow:
-    return MeasurementRow(
-        job_id=job.id,
-        subject_id=job.subject_id,
-        device_model=job.device_model,
-        protocol_id=job.protocol_id,
-        device_serial=measured.provenance.device_serial,
-        latency_ms=measured.latency_ms,
-        low_ms=measured.low_ms,
-        high_ms=measured.high_ms,
-        confidence=measured.confidence,
-        verdict=measured.verdict,
-        rounds=len(measured.rounds),
-        measured_at=measured.measured_at,
-        reference_ms=units.reference_floor_ms(measured),
-        document=measured.model_dump_json(),
-        has_evidence=bool(measured.rejected),
-    )
+def _measurement_values(job: JobRow, measured: Measurement) -> dict[str, Any]:
+    return {
+        "job_id": job.id,
+        "subject_id": job.subject_id,
+        "device_model": job.device_model,
+        "protocol_id": job.protocol_id,
+        "device_serial": measured.provenance.device_serial,
+        "latency_ms": measured.latency_ms,
+        "low_ms": measured.low_ms,
+        "high_ms": measured.high_ms,
+        "confidence": measured.confidence,
+        "verdict": measured.verdict,
+        "rounds": len(measured.rounds),
+        "measured_at": measured.measured_at,
+        "reference_ms": units.reference_floor_ms(measured),
+        "document": measured.model_dump_json(),
+        "has_samples": True,
+        "has_evidence": bool(measured.rejected),
+    }

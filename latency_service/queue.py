@@ -16,10 +16,29 @@ locks jobs in the order of their ids, after subjects and models and before devic
 import secrets
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, CursorResult, and_, case, delete, exists, func, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    CursorResult,
+    Integer,
+    Select,
+    Text,
+    Update,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from latency_contract.jobs import JobState
 from latency_contract.tables import Purpose
@@ -32,10 +51,13 @@ from latency_service.models import (
     ModelState,
     ProtocolRow,
     SubjectRow,
+    UtcDateTime,
     WantRow,
 )
 from latency_service.subjects import insert_if_absent, lock_subjects
 
+JOBS = JobRow.metadata.tables[JobRow.__tablename__]  # without the session's bookkeeping, which costs more than a job
+MOMENT = bindparam("moment", type_=UtcDateTime())
 # What a running search waits for comes first, then table builds, oldest first.
 PRIORITIES = {Purpose.SEARCH: 0, Purpose.TABLE: 1}
 
@@ -125,59 +147,12 @@ def claim(
     spent attempt (its deadline passed, or it is suspected of a device's fault) is leased alone, so that one which
     brings devices down costs its neighbours nothing more; those with the fewest attempts come first.
     """
-    spent = aliased(JobRow)
-    given_up = (
-        select(spent.id)
-        .where(_of_table(spent, device), _expired(spent, now), spent.attempts >= max_attempts)
-        .with_for_update(key_share=True, skip_locked=True)
-    ).cte("given_up")
-    session.execute(
-        update(JobRow)
-        .where(JobRow.id.in_(select(given_up.c.id)))
-        .values(
-            state=JobState.FAILED,
-            lease_token=None,
-            error=func.coalesce(
-                JobRow.error,
-                f"given up after {max_attempts} leases that ended without a result: the agent died or hung",
-            ),
-            failed_at=now,
-            expiries=JobRow.expiries + 1,
-        )
-        .execution_options(synchronize_session=False)
-    )
-    # Parts of one statement, so that each is evaluated once: a subquery with a limit may be evaluated once a row, and
-    # lock others each time. The first job is locked too; a rival's first, merely seen, would leave nothing to be had.
-    candidate, other = aliased(JobRow), aliased(JobRow)
-    first = (
-        select(other.id, other.attempts)
-        .where(_eligible(other, device, now))
-        .order_by(other.priority, other.attempts, other.id)
-        .limit(1)
-        .with_for_update(of=other, key_share=True, skip_locked=True)  # ignored by SQLite, whose writers take turns
-    ).cte("first")
-    batch = (
-        select(candidate.id)
-        .join(first, or_(candidate.id == first.c.id, and_(candidate.attempts == 0, first.c.attempts == 0)))
-        .where(_eligible(candidate, device, now))
-        .order_by(candidate.priority, candidate.attempts, candidate.id)
-        .limit(max_jobs)
-        .with_for_update(of=candidate, key_share=True, skip_locked=True)
-    ).cte("batch")
     token, expires_at = secrets.token_hex(16), now + timedelta(seconds=lease_s)
+    asked = {"model": device.model, "protocol": device.protocol_id, "moment": now, "most_attempts": max_attempts}
+    reason = f"given up after {max_attempts} leases that ended without a result: the agent died or hung"
+    session.execute(_giving_up(), asked | {"reason": reason})
     claimed = session.execute(
-        update(JobRow)
-        .where(JobRow.id.in_(select(batch.c.id)))
-        .values(
-            state=JobState.LEASED,
-            lease_token=token,
-            lease_expires_at=expires_at,
-            leased_by=device.serial,
-            attempts=JobRow.attempts + 1,
-            expiries=JobRow.expiries + case((JobRow.state == JobState.LEASED, 1), else_=0),
-        )
-        .returning(JobRow.id, JobRow.subject_id, JobRow.attempts, JobRow.priority)
-        .execution_options(synchronize_session=False)
+        _claim(), asked | {"most_jobs": max_jobs, "token": token, "deadline": expires_at, "holder": device.serial}
     ).all()
     if not claimed:
         return None
@@ -187,7 +162,8 @@ def claim(
 
 def work_for(session: Session, device: DeviceRow, *, now: datetime) -> bool:
     """Whether `claim` would find something for a device. Reads alone."""
-    return bool(session.scalar(select(exists().where(_eligible(JobRow, device, now)))))
+    asked = {"model": device.model, "protocol": device.protocol_id, "moment": now}
+    return bool(session.scalar(_work(), asked))
 
 
 def renew(session: Session, token: str, *, lease_s: float, now: datetime) -> Renewal:
@@ -236,15 +212,14 @@ def owned_jobs(session: Session, token: str, job_ids: Iterable[int]) -> dict[int
     return {job_id: job for job_id, job in jobs.items() if job.state == JobState.LEASED}
 
 
-def complete(job: JobRow) -> None:
-    job.state = JobState.DONE
+def complete(session: Session, job_ids: Collection[int]) -> None:
+    session.execute(update(JOBS).where(JOBS.c.id.in_(job_ids)).values(state=JobState.DONE))
 
 
-def fail(job: JobRow, *, error: str, now: datetime) -> None:
+def fail(session: Session, job_id: int, *, error: str, now: datetime) -> None:
     """The subject's own fault: trying again would not help."""
-    job.state = JobState.FAILED
-    job.error = error
-    job.failed_at = now
+    failed = {"state": JobState.FAILED, "error": error, "failed_at": now}
+    session.execute(update(JOBS).where(JOBS.c.id == job_id).values(**failed))
 
 
 def remaining(session: Session, token: str) -> int:
@@ -365,14 +340,78 @@ def _lock(session: Session, jobs: ColumnElement[bool]) -> list[int]:
     return list(session.scalars(select(JobRow.id).where(jobs).order_by(JobRow.id).with_for_update(key_share=True)))
 
 
-def _of_table(job: type[JobRow], device: DeviceRow) -> ColumnElement[bool]:
-    return and_(job.device_model == device.model, job.protocol_id == device.protocol_id)
+# What every poll and every lease asks is made once: building it anew took longer than PostgreSQL takes to answer it.
 
 
-def _eligible(job: type[JobRow], device: DeviceRow, now: datetime) -> ColumnElement[bool]:
+@cache
+def _work() -> Select[tuple[bool]]:
+    return select(exists().where(_eligible(JobRow)))
+
+
+@cache
+def _giving_up() -> Update:
+    spent = aliased(JobRow)
+    given_up = (
+        select(spent.id)
+        .where(_of_table(spent), _expired(spent), spent.attempts >= bindparam("most_attempts"))
+        .with_for_update(key_share=True, skip_locked=True)
+    ).cte("given_up")
+    return (
+        update(JOBS)
+        .where(JOBS.c.id.in_(select(given_up.c.id)))
+        .values(
+            state=JobState.FAILED,
+            lease_token=None,
+            error=func.coalesce(JOBS.c.error, bindparam("reason", type_=Text)),
+            failed_at=MOMENT,
+            expiries=JOBS.c.expiries + 1,
+        )
+    )
+
+
+@cache
+def _claim() -> ReturningUpdate[Any]:
+    # Parts of one statement, so that each is evaluated once: a subquery with a limit may be evaluated once a row, and
+    # lock others each time. The first job is locked too; a rival's first, merely seen, would leave nothing to be had.
+    candidate, other = aliased(JobRow), aliased(JobRow)
+    first = (
+        select(other.id, other.attempts)
+        .where(_eligible(other))
+        .order_by(other.priority, other.attempts, other.id)
+        .limit(1)
+        .with_for_update(of=other, key_share=True, skip_locked=True)  # ignored by SQLite, whose writers take turns
+    ).cte("first")
+    batch = (
+        select(candidate.id)
+        .join(first, or_(candidate.id == first.c.id, and_(candidate.attempts == 0, first.c.attempts == 0)))
+        .where(_eligible(candidate))
+        .order_by(candidate.priority, candidate.attempts, candidate.id)
+        .limit(bindparam("most_jobs", type_=Integer))
+        .with_for_update(of=candidate, key_share=True, skip_locked=True)
+    ).cte("batch")
+    return (
+        update(JOBS)
+        .where(JOBS.c.id.in_(select(batch.c.id)))
+        .values(
+            state=JobState.LEASED,
+            lease_token=bindparam("token"),
+            lease_expires_at=bindparam("deadline"),
+            leased_by=bindparam("holder"),
+            attempts=JOBS.c.attempts + 1,
+            expiries=JOBS.c.expiries + case((JOBS.c.state == JobState.LEASED, 1), else_=0),
+        )
+        .returning(JOBS.c.id, JOBS.c.subject_id, JOBS.c.attempts, JOBS.c.priority)
+    )
+
+
+def _of_table(job: type[JobRow]) -> ColumnElement[bool]:
+    return and_(job.device_model == bindparam("model"), job.protocol_id == bindparam("protocol"))
+
+
+def _eligible(job: type[JobRow]) -> ColumnElement[bool]:
     return and_(
-        _of_table(job, device),
-        or_(job.state == JobState.QUEUED, _expired(job, now)),
+        _of_table(job),
+        or_(job.state == JobState.QUEUED, _expired(job)),
         exists().where(
             ModelRow.subject_id == job.subject_id,
             ModelRow.precision == job.precision,
@@ -381,8 +420,8 @@ def _eligible(job: type[JobRow], device: DeviceRow, now: datetime) -> ColumnElem
     )
 
 
-def _expired(job: type[JobRow], now: datetime) -> ColumnElement[bool]:
-    return and_(job.state == JobState.LEASED, job.lease_expires_at <= now)
+def _expired(job: type[JobRow]) -> ColumnElement[bool]:
+    return and_(job.state == JobState.LEASED, job.lease_expires_at <= MOMENT)
 
 
 def _owned(token: str) -> ColumnElement[bool]:

@@ -1,6 +1,7 @@
 """Subjects and protocols as rows: stored the first time anyone mentions them, read back as contract types."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -27,9 +28,9 @@ def lock_subjects(session: Session, subject_ids: Iterable[str]) -> None:
     session.execute(wanted.order_by(SubjectRow.id).with_for_update(key_share=True))
 
 
-def load_subject(session: Session, subject_id: str) -> Subject:
-    row = session.get_one(SubjectRow, subject_id)
-    return subject_adapter.validate_json(row.document)
+def load_subjects(session: Session, subject_ids: Iterable[str]) -> dict[str, Subject]:
+    rows = session.execute(select(SubjectRow.id, SubjectRow.document).where(SubjectRow.id.in_(list(subject_ids))))
+    return {row.id: subject_adapter.validate_json(row.document) for row in rows}
 
 
 def store_protocol(session: Session, protocol: Protocol) -> ProtocolRow:
@@ -59,7 +60,12 @@ def protocol_row(session: Session, protocol_id: str) -> ProtocolRow:
 
 
 def load_protocol(row: ProtocolRow) -> Protocol:
-    return Protocol.model_validate_json(row.document)
+    return _protocol(row.document)
+
+
+@lru_cache(maxsize=64)  # there are few, and none ever changes
+def _protocol(document: str) -> Protocol:
+    return Protocol.model_validate_json(document)
 
 
 def insert_if_absent(session: Session, table: type[Base]) -> sqlite.Insert | postgresql.Insert:

@@ -16,6 +16,7 @@ import uvicorn
 from hypothesis import settings
 
 from benchmarks.debian_adbd import CannotInstall, installed
+from benchmarks.postgresql import PostgresqlServer, running_server
 from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection
 from latency_contract.devices import Device, DeviceKind, DeviceReport
@@ -27,7 +28,6 @@ from latency_contract.tables import LatencyQuery
 from latency_service.app import create_app
 from latency_service.database import Database
 from latency_service.settings import Settings
-from benchmarks.postgresql import PostgresqlServer, running_server
 
 settings.register_profile("any machine", deadline=None)  # no test here is about time
 settings.load_profile("any machine")

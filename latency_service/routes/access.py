@@ -140,7 +140,7 @@ async def _within(request: Request, limit_bytes: int) -> Request:
     return Request(request.scope, receive)
 
 
-def _who(request: Request) -> Caller:
+async def _who(request: Request) -> Caller:
     caller: Caller = request.state.caller
     return caller
 

@@ -34,7 +34,7 @@ class Parts:
     metrics: Metrics
 
 
-def _parts(request: Request) -> Parts:
+async def _parts(request: Request) -> Parts:  # no thread is woken for what does not wait
     parts: Parts = request.app.state.parts
     return parts
 

@@ -35,8 +35,6 @@ def lease_jobs(
         device = devices.known(session, request.serial)
         idle = latencies.nothing_to_lease(session, device, now=now)
         seen_s_ago = (now - device.last_seen_at).total_seconds()
-        wait_s = devices.idle_wait_s(session, settings=settings, random=service.random, now=now)
-        wait_s = max(wait_s, devices.rest_s(device, settings=settings, now=now))
     if not idle:
         with service.database.writing() as session:
             device = devices.known(session, request.serial)
@@ -45,6 +43,9 @@ def lease_jobs(
         with service.database.writing() as session:
             devices.note_seen(session, request.serial, now=now)
     if lease is None:
+        with service.database.reading() as session:
+            wait_s = devices.idle_wait_s(session, settings=settings, random=service.random, now=now)
+        wait_s = max(wait_s, devices.rest_s(device, settings=settings, now=now))
         return Response(status_code=204, headers={"Retry-After": str(wait_s)})  # type: ignore[return-value]
     note(lease=short(lease.token), jobs=[job.job_id for job in lease.jobs])
     return lease
@@ -64,12 +65,12 @@ def renew_lease(token: Token, session: Writing, service: Service) -> LeaseState:
 def report_outcomes(
     token: Token,
     report: Annotated[LeaseReport, Body(examples=[REPORT_EXAMPLE])],
-    session: Writing,
     service: Service,
 ) -> dict[str, int]:
     """Measurements and failures of some or all jobs of a lease: all are stored, or none. Says how many are left."""
     note(jobs=[outcome.job_id for outcome in report.outcomes])
-    return {"remaining": latencies.accept(session, token, report, now=service.clock())}
+    with service.database.writing() as session:  # not as a dependency, which is two more changes of thread
+        return {"remaining": latencies.accept(session, token, report, now=service.clock())}
 
 
 @router.post("/leases/{token}/release", status_code=204, responses=refusals(409))

@@ -8,6 +8,7 @@ import httpx
 from sqlalchemy import func, select
 from typer.testing import CliRunner
 
+from benchmarks.postgresql import running_server
 from benchmarks.processes import running_service, start_agent
 from latency_contract.connection import ServiceConnection
 from latency_contract.tables import Purpose
@@ -16,7 +17,6 @@ from latency_service.models import MeasurementRow, ModelRow
 from search_client.cli import app
 from search_client.latencies import LatencyService
 from search_client.spaces import load_space
-from benchmarks.postgresql import running_server
 
 SMALLEST = Path(__file__).parent / "smallest.toml"
 PATIENCE_S = 60.0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, text
 
+from benchmarks.postgresql import PostgresqlServer
 from latency_contract.devices import DeviceReport
 from latency_contract.measurements import Measurement
 from latency_contract.operators import IBConv
@@ -17,7 +18,6 @@ from latency_service.database import Database
 from latency_service.models import Base, ModelFileRow
 from tests.conftest import Clock
 from tests.latency_service.test_latencies import Laboratory, result
-from benchmarks.postgresql import PostgresqlServer
 
 Make = Callable[..., IBConv]
 PATIENCE_S = 20.0

@@ -39,7 +39,9 @@ def test_a_subject_is_converted_once_however_often_it_is_asked_for(
     assert claim(database, clock) is None
     with database.writing() as session:
         conversion_queue.store(session, conversion, content=b"model", conversion_s=0.1)
-        assert conversion_queue.model_sha256(session, operator().id, precision="float32") == sha256(b"model")
+        assert conversion_queue.model_sha256s(session, [operator().id], precision="float32") == {
+            operator().id: sha256(b"model")
+        }
         assert model_files.content(session, sha256(b"model")) == b"model"
     request(database, clock, operator())
     assert claim(database, clock) is None
@@ -72,7 +74,9 @@ def test_a_converter_that_lost_its_subject_changes_nothing(database: Database, c
         conversion_queue.postpone(session, stale)
         conversion_queue.store(session, stale, content=b"another", conversion_s=0.1)
         conversion_queue.renew(session, stale, claim_s=CLAIM_S, now=clock())
-        assert conversion_queue.model_sha256(session, operator().id, precision="float32") == sha256(b"model")
+        assert conversion_queue.model_sha256s(session, [operator().id], precision="float32") == {
+            operator().id: sha256(b"model")
+        }
 
 
 def test_a_converter_that_renews_its_claim_keeps_its_subject(database: Database, clock: Clock, operator: Make) -> None:
@@ -91,7 +95,7 @@ def test_a_failed_conversion_has_no_model_and_is_tried_again_when_asked_for(
     request(database, clock, operator())
     with database.writing() as session:
         conversion_queue.fail(session, claimed_in(session, clock), error="no such kernel", now=clock())
-        assert conversion_queue.model_sha256(session, operator().id, precision="float32") is None
+        assert conversion_queue.model_sha256s(session, [operator().id], precision="float32") == {}
     assert claim(database, clock) is None
     request(database, clock, operator())
     assert claimed(database, clock).attempt == 1

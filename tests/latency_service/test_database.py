@@ -13,6 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
+from benchmarks.postgresql import PostgresqlServer, running_server
 from latency_contract.devices import DeviceReport
 from latency_contract.measurements import DeviceState, Measurement, RejectedRound
 from latency_contract.operators import IBConv
@@ -22,7 +23,6 @@ from latency_service.errors import SchemaMismatch
 from latency_service.models import Base, DeviceRow, JobRow, MeasurementRow, ModelFileRow, ModelRow, SubjectRow, WantRow
 from latency_service.subjects import store_subjects
 from tests.conftest import Clock
-from benchmarks.postgresql import PostgresqlServer, running_server
 
 Make = Callable[..., IBConv]
 Report = Callable[..., DeviceReport]

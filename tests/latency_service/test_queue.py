@@ -80,7 +80,7 @@ class Farm:
     def complete(self, claim: queue.Claim, job_id: int | None = None) -> None:
         with self.writing() as session:
             job_id = claim.jobs[0].job_id if job_id is None else job_id
-            queue.complete(queue.owned_jobs(session, claim.token, [job_id])[job_id])
+            queue.complete(session, queue.owned_jobs(session, claim.token, [job_id]))
 
     def release(self, claim: queue.Claim, fault: str | None = None, suspects: Collection[int] = ()) -> None:
         with self.writing() as session:
