@@ -38,7 +38,7 @@ async def work(url: str, *, agents: int, lasting_s: float) -> float:
         await app.connector.execute_query_async("DELETE FROM procrastinate_events")
         await app.connector.execute_query_async("DELETE FROM procrastinate_jobs")
         for start in range(0, int(TASKS_PER_S * lasting_s), FEW):
-            await empty.batch_defer_async(*({"number": number} for number in range(start, start + FEW)))
+            await empty.batch_defer_async(*[{"number": number} for number in range(start, start + FEW)])
         await app.connector.execute_query_async("ANALYZE procrastinate_jobs")
         started = time.perf_counter()
         worker = asyncio.create_task(
@@ -47,7 +47,6 @@ async def work(url: str, *, agents: int, lasting_s: float) -> float:
                 wait=False,
                 listen_notify=False,
                 install_signal_handlers=False,
-                shutdown_graceful_timeout=5,
             )
         )
         await asyncio.wait([worker], timeout=lasting_s)

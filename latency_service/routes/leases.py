@@ -1,14 +1,17 @@
 """The agent's side: lease a batch, renew it, report what was measured, give the rest back."""
 
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Response
+from sqlalchemy.orm import Session
 
 from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState
 from latency_service import devices, latencies, queue
 from latency_service.logs import note, short
+from latency_service.models import DeviceRow
 from latency_service.routes.access import GuardedRoute
-from latency_service.routes.dependencies import Service, Writing, refusals
+from latency_service.routes.dependencies import Parts, Service, Writing, refusals
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["agents"])
 
@@ -35,20 +38,25 @@ def lease_jobs(
         device = devices.known(session, request.serial)
         idle = latencies.nothing_to_lease(session, device, now=now)
         seen_s_ago = (now - device.last_seen_at).total_seconds()
+        wait_s = _wait_s(session, device, service, now) if idle else 0
     if not idle:
         with service.database.writing() as session:
             device = devices.known(session, request.serial)
             lease = latencies.lease(session, device, max_jobs=request.max_jobs, settings=settings, now=now)
+            wait_s = _wait_s(session, device, service, now) if lease is None else 0
     elif seen_s_ago > settings.seen_s:
         with service.database.writing() as session:
             devices.note_seen(session, request.serial, now=now)
     if lease is None:
-        with service.database.reading() as session:
-            wait_s = devices.idle_wait_s(session, settings=settings, random=service.random, now=now)
-        wait_s = max(wait_s, devices.rest_s(device, settings=settings, now=now))
         return Response(status_code=204, headers={"Retry-After": str(wait_s)})  # type: ignore[return-value]
     note(lease=short(lease.token), jobs=[job.job_id for job in lease.jobs])
     return lease
+
+
+def _wait_s(session: Session, device: DeviceRow, service: Parts, now: datetime) -> int:
+    """After how long an agent that was given nothing asks again."""
+    idle_s = devices.idle_wait_s(session, settings=service.settings, random=service.random, now=now)
+    return max(idle_s, devices.rest_s(device, settings=service.settings, now=now))
 
 
 @router.post("/leases/{token}/renew", responses=refusals(409))

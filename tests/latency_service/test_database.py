@@ -267,7 +267,7 @@ def test_migrations_go_back_and_forth_with_data_in_the_tables(
         made = measurement(operator().id)
         evidence = RejectedRound(round=made.rounds[0], reason="hot", before=DeviceState(), after=DeviceState())
         made = made.model_copy(update={"rejected": (evidence,)})
-        row = latencies._measurement_row(job, made)
+        row = MeasurementRow(**latencies._measurement_values(job, made))
         wants = [WantRow(job_id=job.id, owner=owner, client="me") for owner in ("", "ana", "bob")]
         session.add_all([row, *wants, ModelFileRow(sha256="a", content=b"\0x")])
         tokens.create(session, name="ana", role=tokens.Role.CLIENT, now=clock())
