@@ -32,7 +32,7 @@ from latency_service.database import Database
 
 QUESTIONS = (22, 300)  # operators: a network of the basic space; all of a large table
 CLIENTS = (1, 16, 64)
-REQUESTS = {22: 960, 300: 192}  # of all clients together
+REQUESTS = {22: 480, 300: 96}  # of all clients together
 REPETITIONS = 3
 
 

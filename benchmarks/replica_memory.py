@@ -1,4 +1,4 @@
-"""Does a replica grow with what it has answered? PostgreSQL, questions for latencies and agents without work, in turns.
+"""Does a replica grow with what it has answered? PostgreSQL; questions for latencies, then for work.
 
 ratio             resident memory of the service's process after 100,000 requests over that after 1,000
 after_1000_mb     the one

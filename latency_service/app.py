@@ -72,6 +72,8 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     def refuse_http(request: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == 400:  # FastAPI's word for a body that is not even text
+            return _error(422, "MalformedRequest", "The body is not JSON in UTF-8. Send JSON.")
         detail = f"{request.method} {request.url.path}: {error.detail}. The endpoints are listed at /docs."
         return _error(error.status_code, "HttpError", detail)
 

@@ -318,3 +318,9 @@ def test_every_endpoint_that_takes_a_body_documents_an_example(http: httpx.Clien
             content = operation.get("requestBody", {}).get("content", {}).get("application/json")
             if content is not None:
                 assert "example" in str(content), f"{method} {path} has no example"
+
+
+def test_a_body_that_is_no_text_is_malformed(http: httpx.Client) -> None:
+    json = {"Content-Type": "application/json"}
+    refused = http.post("/v1/latencies/query", content=b"\xff\xfe{", headers=json)
+    assert (refused.status_code, refused.json()["error"]) == (422, "MalformedRequest")
