@@ -9,17 +9,13 @@ from benchmarks import (
     adb_faults,
     adb_overhead,
     adb_table,
-    api_fuzz,
     ces_overhead,
     demo_search,
-    idle_agents,
-    lookup,
     nas_bench_macro_ranking,
     nas_bench_macro_search,
     population_evaluation,
     queue_throughput,
     repeatability,
-    replica_memory,
     supernet_step,
     table_time,
     tunas_import,
@@ -39,10 +35,6 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "adb_overhead": adb_overhead.run,
     "adb_faults": adb_faults.run,
     "queue_throughput": queue_throughput.run,
-    "lookup": lookup.run,
-    "idle_agents": idle_agents.run,
-    "replica_memory": replica_memory.run,
-    "api_fuzz": api_fuzz.run,
 }
 
 
