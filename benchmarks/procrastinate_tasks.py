@@ -7,6 +7,7 @@ second it finishes with so many at once.
 import asyncio
 import sys
 import time
+from typing import Any
 
 import procrastinate
 from sqlalchemy import make_url
@@ -38,7 +39,8 @@ async def work(url: str, *, agents: int, lasting_s: float) -> float:
         await app.connector.execute_query_async("DELETE FROM procrastinate_events")
         await app.connector.execute_query_async("DELETE FROM procrastinate_jobs")
         for start in range(0, int(TASKS_PER_S * lasting_s), FEW):
-            await empty.batch_defer_async(*[{"number": number} for number in range(start, start + FEW)])
+            few: list[dict[str, Any]] = [{"number": number} for number in range(start, start + FEW)]
+            await empty.batch_defer_async(*few)
         await app.connector.execute_query_async("ANALYZE procrastinate_jobs")
         started = time.perf_counter()
         worker = asyncio.create_task(
