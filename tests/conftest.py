@@ -36,6 +36,14 @@ LIVE_SETTINGS = Settings(lease_s=3.0)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file share what they set up; those that measure on this machine cannot do so at once."""
+    for item in items:
+        group = "this machine" if item.get_closest_marker("this_machine") else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 class Clock:
     """A clock that moves when it is told to."""
 

@@ -17,6 +17,8 @@ from latency_contract.protocols import Protocol
 from latency_service.tflite_converter import convert
 from tests.device_agents import faulty_runners
 
+pytestmark = pytest.mark.this_machine
+
 Make = Callable[..., IBConv]
 QUICK = {"warmup_ms": 1.0, "block_ms": 5.0, "reference_block_ms": 1.0}
 
