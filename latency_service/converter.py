@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from datetime import datetime
 from typing import NamedTuple
 
@@ -188,11 +188,11 @@ class Converter:
         """Wait for a conversion and keep its claim. Raises TimeoutError, or what the conversion raised."""
         claim_s, deadline = self._settings.conversion_claim_s, time.monotonic() + self._settings.conversion_timeout_s
         while True:
-            done, _ = wait([model], timeout=claim_s / 3)
-            if done:
-                return model.result()
-            if time.monotonic() > deadline:
-                raise TimeoutError
+            try:
+                return model.result(claim_s / 3)  # concurrent.futures.wait() would miss that it is cancelled
+            except TimeoutError:
+                if model.done() or time.monotonic() > deadline:
+                    raise
             with self._database.writing() as session:
                 conversion_queue.renew(session, conversion, claim_s=claim_s, now=self._clock())
 

@@ -110,6 +110,18 @@ def test_stopping_gives_a_conversion_under_way_back(database: Database, operator
     wait_for(database, ModelState.PENDING)
 
 
+@whatever_the_database
+def test_stopping_gives_a_conversion_back_that_had_not_begun(database: Database, operator: Make) -> None:
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
+    for _ in range(3):  # one runs and two wait for the process, the next one for the pool
+        converter._pool.submit(time.sleep, PATIENCE_S)
+    converter.start()
+    request(database, operator())
+    wait_for(database, ModelState.CONVERTING)
+    converter.stop()
+    wait_for(database, ModelState.PENDING)
+
+
 def trained(operator: IBConv) -> TrainedNetwork:
     network = Network(operators=(operator,))
     return TrainedNetwork(network, random_weights(network))
