@@ -11,6 +11,7 @@ from benchmarks import (
     adb_table,
     ces_overhead,
     demo_search,
+    estimator_study,
     nas_bench_macro_ranking,
     nas_bench_macro_search,
     population_evaluation,
@@ -23,6 +24,7 @@ from benchmarks import (
 BENCHMARKS: dict[str, Callable[..., None]] = {
     "table_time": table_time.run,
     "repeatability": repeatability.run,
+    "estimator_study": estimator_study.run,
     "demo_search": demo_search.run,
     "supernet_step": supernet_step.run,
     "ces_overhead": ces_overhead.run,

@@ -1,11 +1,14 @@
 """The process that runs models: LiteRT's interpreter with one thread, pinned to one core.
 
 It is given a plan of turns and tells its steps one by one: on this machine through a pipe (`serve`), on a Linux board
-as a script that reads a file and writes one (`main`). A model that brings it down brings nothing else down, and the
-last step says which model that was. It imports nothing of this package, because a board has only this file. The one
-module that imports LiteRT.
+as a script that reads a file and writes one (`main`). Every round runs in a fork of this process, which has LiteRT
+loaded, so that what differs between one process and the next differs between rounds (docs/decisions/0020). A model that
+brings it down brings nothing else down, and the last step says which model that was. It imports nothing of this
+package, because a board has only this file. The one module that imports LiteRT.
 """
 
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -13,7 +16,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,6 +30,7 @@ Step = list[Any]  # its kind, then what turns.py says of it
 
 def serve(pipe: Connection, core: int | None) -> None:
     """Answer each plan with its steps, until the other end closes."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process with threads is not to be forked
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to answer
     pipe.send(pin(core))
     while True:
@@ -41,6 +44,7 @@ def serve(pipe: Connection, core: int | None) -> None:
 
 def main(plan_file: str, result_file: str) -> None:
     """Run the plan in one file; every step is a line of the other, written before the next one is begun."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process with threads is not to be forked
     plan = json.loads(Path(plan_file).read_text())
     with Path(result_file).open("w") as result:
         for step in chain([pin(plan["core"])], run(plan, plan["core"])):
@@ -65,27 +69,95 @@ def run(plan: dict[str, Any], core: int | None) -> Iterator[Step]:
     began = time.monotonic()
     refused = set[int]()
 
-    def block(index: int, path: str, block_ms: float) -> Iterator[Step]:
-        yield ["started", index]
-        at_s = time.monotonic() - began
+    def attempt(index: int, step: Callable[[], Step]) -> Step:
         try:
             with _alarm(plan["block_limit_s"]):
-                samples_ms = _run_block(path, plan, block_ms)
-            yield ["ran", index, at_s, samples_ms, None, time.monotonic() - began - at_s]
+                return step()
         except (ValueError, RuntimeError, MemoryError) as error:
-            refused.add(index)
-            yield ["refused", index, f"LiteRT refuses this model: {type(error).__name__}: {error}"]
+            return ["refused", index, f"LiteRT refuses this model: {type(error).__name__}: {error}"]
+
+    def block(index: int) -> Step:
+        path, block_ms = plan["reference"], plan["reference_block_ms"]
+        if index != REFERENCE:
+            path, block_ms = plan["models"][index][0], plan["block_ms"]
+        at_s = time.monotonic() - began
+        samples_ms = _run_block(path, plan, block_ms)
+        return ["ran", index, at_s, samples_ms, None, time.monotonic() - began - at_s]
+
+    def blocks(*indices: int) -> Iterator[Step]:
+        """Told are the beginnings at once, the rest at the end: whoever reads it may share the core."""
+        ended: list[Step] = []
+        for index in indices:
+            yield ["started", index]
+            ended.append(attempt(index, lambda index=index: block(index)))  # type: ignore[misc]
+            if ended[-1][0] == "refused":
+                break
+        yield from ended
+
+    def in_fork(*indices: int) -> Iterator[Step]:
+        for step in _in_fork(lambda: blocks(*indices)):
+            if step[0] == "refused":
+                refused.add(step[1])
+            yield step
 
     yield ["state", state(core)]
-    yield from block(REFERENCE, plan["reference"], plan["reference_block_ms"])
+    # What LiteRT prepares once in a process is prepared here, for all forks.
+    yield ["started", REFERENCE]
+    prepared = attempt(REFERENCE, lambda: [_load(plan["reference"])])
+    if prepared[0] == "refused":
+        yield prepared
+        yield ["done"]
+        return
+    del prepared
+    yield from in_fork(REFERENCE)
     for turn in range(max(rounds for _, rounds in plan["models"])):
-        for index, (path, rounds) in enumerate(plan["models"]):
+        for index, (_, rounds) in enumerate(plan["models"]):
             if turn < rounds and index not in refused and REFERENCE not in refused:
-                yield from block(index, path, plan["block_ms"])
+                yield from in_fork(index, REFERENCE)
                 if index not in refused:
-                    yield from block(REFERENCE, plan["reference"], plan["reference_block_ms"])
                     yield ["state", state(core)]
     yield ["done"]
+
+
+def _in_fork(steps: Callable[[], Iterator[Step]]) -> Iterator[Step]:
+    """What a fork of this process tells. If a signal ends it, the same ends this process, in the same block.
+
+    This process sleeps meanwhile, so that both can be pinned to one core.
+    """
+    if not hasattr(os, "fork"):
+        yield from steps()
+        return
+    read_end, write_end = os.pipe()
+    runner = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(read_end)
+        _end_with(runner)
+        with os.fdopen(write_end, "w") as pipe:
+            for step in steps():
+                pipe.write(json.dumps(step) + "\n")
+                pipe.flush()
+        os._exit(0)
+    os.close(write_end)
+    try:
+        with os.fdopen(read_end) as pipe:
+            for line in pipe:
+                yield json.loads(line)
+    finally:
+        _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    elif status:
+        os._exit(os.WEXITSTATUS(status))
+
+
+def _end_with(runner: int) -> None:
+    """Have the kernel end this process when the runner is ended (Linux: prctl, PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != runner:  # it was ended before that
+        os._exit(1)
 
 
 def state(core: int | None) -> dict[str, Any]:
@@ -101,7 +173,7 @@ def state(core: int | None) -> dict[str, Any]:
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alarm(seconds: int) -> Iterator[None]:
     """Ends this process when time is up: nothing else ends a model that hangs inside the runtime."""
     if hasattr(signal, "alarm"):
@@ -116,8 +188,9 @@ def _alarm(seconds: int) -> Iterator[None]:
 def _run_block(path: str, plan: dict[str, Any], block_ms: float) -> list[float]:
     """Load the model, warm up, then time runs until `block_ms` is over: milliseconds of each.
 
-    Where the model's memory happens to lie changes its latency by some percent. Loading it anew for every block
-    makes that a difference between rounds, which the interval sees, and not one between measurements.
+    Where the model's memory happens to lie changes its latency by some percent. Loading it anew for every block, in a
+    process that has loaded nothing before, makes that a difference between rounds, which the interval sees, and not one
+    between measurements.
     """
     invoke = _load(path)
     now = time.perf_counter_ns

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from device_agents.errors import DeviceFault
 from device_agents.turns import Plan, Refused, Visit
 from latency_contract.errors import validation_sentence
+from latency_contract.estimators import MIN_ROUNDS, Spread, half_spread, pooled_spread
 from latency_contract.jobs import MAX_REASON, Failed, LeasedJob, Measured
 from latency_contract.measurements import (
     MAX_REJECTED,
@@ -77,6 +78,10 @@ class _Progress:
     after: DeviceState | None = None
     refusal: str | None = None
 
+    @property
+    def medians_ms(self) -> list[float]:
+        return [r.block_ms for r in self.rounds]
+
 
 def measure(
     jobs: Sequence[LeasedJob],
@@ -94,13 +99,14 @@ def measure(
     Raises:
         DeviceFault: the device's, or the reference operator does not run; jobs without an outcome are unharmed.
     """
-    pending = [_Progress(job, datetime.now(UTC)) for job in jobs]
+    lease = [_Progress(job, datetime.now(UTC)) for job in jobs]
+    pending, pooled = lease, _pooled(lease)
     began, blocks_s = time.monotonic(), 0.0
     fruitless = 0
     while pending:
         check()
         device.wait_until_fit(check)
-        wanted = [(models[p.job.model_sha256], _rounds_wanted(p.rounds, protocol)) for p in pending]
+        wanted = [(models[p.job.model_sha256], _rounds_wanted(p, protocol, pooled)) for p in pending]
         rejection: str | None = None
         came = 0
         for result in device.run(Plan(reference, wanted, protocol), check):
@@ -121,27 +127,36 @@ def measure(
         fruitless = 0 if came else fruitless + 1
         if fruitless >= FRUITLESS:
             raise DeviceFault(f"The device finished no round in {FRUITLESS} attempts: {rejection or 'it was cut off'}.")
-        outcomes = [_outcome(p, protocol, device.identity) for p in pending if _enough(p, protocol)]
-        pending = [p for p in pending if not _enough(p, protocol)]
+        pooled = _pooled(lease)
+        finished = [p for p in pending if _enough(p, protocol, pooled)]
+        outcomes = [_outcome(p, protocol, pooled, device.identity) for p in finished]
+        pending = [p for p in pending if not _enough(p, protocol, pooled)]
         yield outcomes
     log.info("%d subjects in %.3f s, %.3f s of it inside blocks", len(jobs), time.monotonic() - began, blocks_s)
 
 
-def _enough(progress: _Progress, protocol: Protocol) -> bool:
-    return progress.refusal is not None or _rounds_wanted(progress.rounds, protocol) == 0
+def _pooled(lease: Sequence[_Progress]) -> Spread:
+    """What the rounds so far say of the spread of any subject of the lease."""
+    return pooled_spread([half_spread(p.medians_ms) for p in lease if len(p.rounds) >= MIN_ROUNDS])
 
 
-def _rounds_wanted(rounds: Sequence[Round], protocol: Protocol) -> int:
+def _enough(progress: _Progress, protocol: Protocol, pooled: Spread) -> bool:
+    return progress.refusal is not None or _rounds_wanted(progress, protocol, pooled) == 0
+
+
+def _rounds_wanted(progress: _Progress, protocol: Protocol, pooled: Spread) -> int:
     """How many more: 0 inside the target after `min_rounds`, or at the cap.
 
     In between, as many as would bring the interval inside the target if rounds go on as before (a floor's half-width
-    falls as 1/n), but at most as many again, since that is a guess. A device over ADB pays for every time it is asked.
+    falls as 1/n at best), but at most as many again, since that is a guess. So the widest interval gets the most
+    rounds, and a device over ADB, which pays for every time it is asked, is asked seldom.
     """
     rule = protocol.stopping
-    done = len(rounds)
+    done = len(progress.rounds)
     if done < rule.min_rounds:
         return rule.min_rounds - done
-    width = estimate_of(tuple(rounds), confidence=rule.confidence).relative_half_width
+    estimate = estimate_of(tuple(progress.rounds), pooled=pooled, confidence=rule.confidence)
+    width = estimate.relative_half_width
     if width <= rule.target or done >= rule.max_rounds:
         return 0
     promising = max(math.ceil(done * width / rule.target) - done, 1)
@@ -167,7 +182,7 @@ def _rejected(visit: Visit, reason: str) -> RejectedRound:
     return RejectedRound(round=_round(visit), reason=reason, before=visit.before, after=visit.after)
 
 
-def _outcome(progress: _Progress, protocol: Protocol, identity: Identity) -> Outcome:
+def _outcome(progress: _Progress, protocol: Protocol, pooled: Spread, identity: Identity) -> Outcome:
     if progress.refusal is not None:
         return Failed(job_id=progress.job.job_id, error=progress.refusal[:MAX_REASON])
     before, after = progress.before, progress.after
@@ -192,6 +207,7 @@ def _outcome(progress: _Progress, protocol: Protocol, identity: Identity) -> Out
         subject_id=progress.job.subject.id,
         stopping=protocol.stopping,
         provenance=provenance,
+        pooled=pooled,
         rejected=tuple(progress.rejected[-MAX_REJECTED:]),
     )
     return Measured(job_id=progress.job.job_id, measurement=measurement)

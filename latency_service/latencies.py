@@ -205,7 +205,11 @@ def _check_belongs(session: Session, job: JobRow, measured: Measurement) -> None
             raise WrongMeasurement(f"The measurement for job {job.id} is of another {what}: {found}, not {expected}.")
     rule = protocol.stopping
     rightful = Measurement.from_rounds(
-        measured.rounds, subject_id=measured.subject_id, stopping=rule, provenance=measured.provenance
+        measured.rounds,
+        subject_id=measured.subject_id,
+        stopping=rule,
+        provenance=measured.provenance,
+        pooled=measured.pooled,
     )
     if measured.verdict != rightful.verdict or not rule.min_rounds <= len(measured.rounds) <= rule.max_rounds:
         raise WrongMeasurement(
