@@ -16,12 +16,14 @@ from benchmarks import (
     population_evaluation,
     repeatability,
     supernet_step,
+    table_accuracy,
     table_time,
     tunas_import,
 )
 
 BENCHMARKS: dict[str, Callable[..., None]] = {
     "table_time": table_time.run,
+    "table_accuracy": table_accuracy.run,
     "repeatability": repeatability.run,
     "demo_search": demo_search.run,
     "supernet_step": supernet_step.run,
