@@ -76,9 +76,6 @@ class Errors(NamedTuple):
     table_s: float
 
 
-LISTS = tuple(name for name in Errors._fields if name != "table_s")
-
-
 def run(*, quick: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for space in QUICK_SPACES if quick else SPACES:
@@ -292,7 +289,7 @@ def report(folder: Path, spaces: Sequence[str], *, save: bool) -> None:
     tested = {}
     for space in spaces:
         document = json.loads((folder / f"{space}.json").read_text())
-        errors = Errors(*(np.array(document[name]) for name in LISTS), table_s=document["table_s"])
+        errors = Errors._make(np.array(document[name]) for name in Errors._fields)
         mark = "_large" if space == "large" else ""
         figures |= {name + mark: figure for name, figure in figures_of(errors).items()}
         targets |= {
