@@ -162,10 +162,12 @@ class Search:
         """Embed a copy of the table: the whole search is made with it."""
         self.table = table
         bounds = self._bounds()
-        low_ms, high_ms = attainable_ms = self._latency(self.space).attainable()
-        bounds.must_overlap(attainable_ms)
+        latency = self._latency(self.space)
+        low_ms, high_ms = latency.attainable()
+        within_reach_ms = latency.within_reach()
+        bounds.must_overlap(within_reach_ms)
         for target_ms in self.config.latency_targets_ms:
-            LatencyBounds(min(bounds.min_ms, target_ms), target_ms).must_overlap(attainable_ms)
+            LatencyBounds(min(bounds.min_ms, target_ms), target_ms).must_overlap(within_reach_ms)
         self.directory.save_table(self.table)
         if (calibration := calibration_for(self.space.operators(), table)) is not None:
             self.progress.say(f"{describe(table)}, {calibration.sentence}")
@@ -240,8 +242,8 @@ class Search:
         for target_ms in set(self.config.latency_targets_ms) - set(best_for):
             self.progress.say(f"nothing faster than the latency target {target_ms:g} ms was found within the bounds")
         if not best_for:
-            attainable_ms = self._latency(self.space).attainable()
-            raise LatencyBounds(self._bounds().min_ms, max(self.config.latency_targets_ms)).infeasible(attainable_ms)
+            within_reach_ms = self._latency(self.space).within_reach()
+            raise LatencyBounds(self._bounds().min_ms, max(self.config.latency_targets_ms)).infeasible(within_reach_ms)
         return {f"{target_ms:g}ms": item for target_ms, item in best_for.items()}
 
     def _say_what_is_searched(self) -> None:

@@ -92,9 +92,17 @@ class AdditiveLatency:
         return latency_ms - widths * below_ms, latency_ms + widths * above_ms
 
     def attainable(self) -> tuple[float, float]:
-        """Milliseconds of the fastest architecture, as it is held against an upper bound, and of the slowest."""
-        fastest, slowest = ([int(pick(ms)) for ms in self.layer_ms] for pick in (np.argmin, np.argmax))
-        return float(self.at_most(np.array([fastest]))[0]), float(self.of(np.array([slowest]))[0])
+        """Milliseconds of the fastest and of the slowest architecture, as predicted."""
+        low_ms, high_ms = self.of(self._extremes())
+        return float(low_ms), float(high_ms)
+
+    def within_reach(self) -> tuple[float, float]:
+        """What bounds have to overlap: the fastest as it is held against the upper one, and the slowest."""
+        return float(self.at_most(self._extremes())[0]), self.attainable()[1]
+
+    def _extremes(self) -> Genes:
+        """The fastest and the slowest architecture."""
+        return np.array([[int(ms.argmin()) for ms in self.layer_ms], [int(ms.argmax()) for ms in self.layer_ms]])
 
 
 @dataclass(frozen=True)
@@ -198,10 +206,10 @@ def initial_genes(problem: SearchProblem, *, rng: np.random.Generator) -> Genes:
     Uniform draws that fall outside the bounds are rejected. Where the bounds are so narrow or so far from the middle
     that this leaves the population incomplete, draws that are steered into the bounds complete it.
     """
-    problem.bounds.must_overlap(problem.latency.attainable())
+    problem.bounds.must_overlap(problem.latency.within_reach())
     found = random_genes(problem, rng=rng, seen=frozenset())
     if len(found) == 0:
-        raise problem.bounds.infeasible(problem.latency.attainable())
+        raise problem.bounds.infeasible(problem.latency.within_reach())
     return found
 
 

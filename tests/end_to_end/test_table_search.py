@@ -184,7 +184,7 @@ def test_without_a_service_and_a_table_it_is_said_what_to_give(tmp_path: Path) -
 
 def test_a_bound_that_holds_with_a_probability_leaves_room_and_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     """A measured table that knows its operators to a tenth; the same search, stopped before its end, goes on."""
-    table = table_of(SPACE, lambda operator: operator.macs / 1e6)
+    table = table_of(SPACE, lambda operator: operator.macs / 1e4)
     (tmp_path / "measured.json").write_text(table.model_dump_json())
     command = search_command(tmp_path / "measured.json", tmp_path / "run", "--latency-confidence", "0.9")
     result = client(*command)
