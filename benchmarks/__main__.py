@@ -17,12 +17,14 @@ from benchmarks import (
     population_evaluation,
     repeatability,
     supernet_step,
+    table_accuracy,
     table_time,
     tunas_import,
 )
 
 BENCHMARKS: dict[str, Callable[..., None]] = {
     "table_time": table_time.run,
+    "table_accuracy": table_accuracy.run,
     "repeatability": repeatability.run,
     "estimator_study": estimator_study.run,
     "demo_search": demo_search.run,

@@ -5,15 +5,17 @@ A table belongs to a (device model, protocol). Its published versions never chan
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field
 
+from latency_contract.calibrations import Calibration
 from latency_contract.canonical import Contract, Sha256, content_hash
 from latency_contract.measurements import Milliseconds, Verdict
-from latency_contract.operators import Operator, Subject
+from latency_contract.operators import Conv, Head, IBConv, Operator, Subject
 from latency_contract.protocols import Protocol
 
 MAX_QUERY = 1000  # subjects in one question
@@ -120,6 +122,7 @@ class Table(Contract):
     protocol: Protocol
     published_at: AwareDatetime
     entries: tuple[TableEntry, ...]  # by key
+    calibrations: tuple[Calibration, ...] = ()  # where they go with it: in a file, or in a search; the newest first
 
     @cached_property
     def content_hash(self) -> str:
@@ -128,6 +131,24 @@ class Table(Contract):
     @cached_property
     def by_subject(self) -> dict[str, TableEntry]:
         return {entry.subject_id: entry for entry in self.entries}
+
+    def holds(self, calibration: Calibration) -> bool:
+        """Whether the calibration was made with the very latencies that this version has."""
+        entries = self.by_subject
+        return calibration.table_id == self.table_id and all(
+            subject_id in entries and entries[subject_id].measurement_id == measurement_id
+            for subject_id, measurement_id in calibration.measurements.items()
+        )
+
+    def calibration_for(self, operators: Iterable[Conv | IBConv | Head]) -> Calibration | None:
+        """The newest that holds for networks of these operators; None where they are not calibrated."""
+        wanted = {operator.id for operator in operators}
+        return next((one for one in self.calibrations if wanted <= one.measurements.keys()), None)
+
+    def with_calibrations(self, calibrations: Sequence[Calibration]) -> Self:
+        """The same version, with these beside it."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self).model_validate(fields | {"calibrations": tuple(calibrations)})
 
     def to_csv(self) -> str:
         """Comment lines that say what was measured where, then one line an operator."""

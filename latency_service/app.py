@@ -19,7 +19,7 @@ from latency_service.database import AWAY, Database, reason
 from latency_service.errors import ServiceFault
 from latency_service.metrics import Metrics
 from latency_service.request_log import RequestLog
-from latency_service.routes import devices, health, latencies, leases, metrics, model_files, tables
+from latency_service.routes import calibrations, devices, health, latencies, leases, metrics, model_files, tables
 from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Parts
 from latency_service.settings import Settings
@@ -58,7 +58,7 @@ def create_app(
     )
     app.add_middleware(RequestLog, metrics=figures, mistake=_our_own_mistake)
     app.state.parts = Parts(database, settings, converter, clock, random or Random(), local_agent_secret, figures)
-    for router in (r.router for r in (latencies, devices, tables, leases, model_files, health, metrics)):
+    for router in (r.router for r in (latencies, devices, tables, calibrations, leases, model_files, health, metrics)):
         assert all(isinstance(route, GuardedRoute) for route in router.routes), "what is not guarded is open to all"
         app.include_router(router)
 

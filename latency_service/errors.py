@@ -10,6 +10,8 @@ ServiceFault
 ├── UnknownModel       404
 ├── UnknownTable       404
 ├── UnknownMeasurement 404
+├── NotInTable         404   an operator that a table version does not hold
+├── CannotCalibrate    409   networks that are not measured, or that determine no calibration
 ├── InvalidModel       422   bytes that are not the TFLite file of their address
 ├── InvalidWeights     422   weights that are not those of their network
 ├── BodyTooLarge       413
@@ -72,6 +74,14 @@ class UnknownTable(ServiceFault):
 
 class UnknownMeasurement(ServiceFault):
     status = 404
+
+
+class NotInTable(ServiceFault):
+    status = 404
+
+
+class CannotCalibrate(ServiceFault):
+    status = 409
 
 
 class InvalidModel(ServiceFault):

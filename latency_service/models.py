@@ -8,6 +8,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -246,6 +247,27 @@ class TableEntryRow(Base):
 
     version_id: Mapped[int] = mapped_column(ForeignKey("table_versions.id"), primary_key=True)
     measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), primary_key=True)
+
+
+class CalibrationRow(Base):
+    """A calibration of a published table version. Rows are only ever added."""
+
+    __tablename__ = "calibrations"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    table_id: Mapped[str] = mapped_column(String(64))
+    table_version: Mapped[int]
+    calibrated_at: Mapped[datetime]
+    document: Mapped[str] = mapped_column(Text)  # the whole Calibration
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["table_id", "table_version"],
+            ["table_versions.table_id", "table_versions.version"],
+            name="fk_calibrations_table_id_table_version_table_versions",
+        ),
+        Index(None, "table_id", "table_version"),
+    )
 
 
 class TokenRow(Base):

@@ -14,6 +14,7 @@ from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection
 from latency_contract.devices import Device, Unit, UnitComparison
 from latency_contract.operators import Network
+from latency_contract.predictions import CONFIDENCE
 from latency_contract.tables import Purpose
 from latency_contract.tables import Table as MeasuredTable
 from search_client import table_commands
@@ -69,6 +70,9 @@ def search(
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings")] = None,
     latency_min: Annotated[float | None, typer.Option(help="lower bound in ms")] = None,
     latency_max: Annotated[float | None, typer.Option(help="upper bound in ms")] = None,
+    latency_confidence: Annotated[
+        float | None, typer.Option(help="probability with which the upper bound holds, as 0.95; default: as predicted")
+    ] = None,
     latency_targets: Annotated[
         str | None, typer.Option(help="ms, with commas: the most accurate network under each, in one search")
     ] = None,
@@ -104,6 +108,7 @@ def search(
         "table": None if table is None else str(table),
         "latency_min_ms": latency_min,
         "latency_max_ms": latency_max,
+        "latency_confidence": latency_confidence,
         "latency_targets_ms": _numbers(latency_targets, float),
         "input_size": input_size,
         "width": width,
@@ -269,22 +274,29 @@ def predict(
     space: ChoicesSpaceOption = None,
     choices: ChoicesOption = None,
     device: DeviceOption = None,
+    confidence: Annotated[float, typer.Option(min=0.501, max=0.9999, help="of the interval")] = CONFIDENCE,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict an architecture's latency: the sum of its operators in the published table, or in a table file."""
+    """Predict an architecture's latency from the published table, or from a table file."""
+    from search_client.table_latencies import calibration_for
     from search_client.table_latencies import predict as predicted_by
 
     chosen = _chosen(from_file, name=name, space=space, choices=choices)
     known = given_table(service, table, device=device, client="predict")
-    prediction = predicted_by(chosen.network, chosen.choices, known)
+    prediction = predicted_by(chosen.network, chosen.choices, known, confidence=confidence)
     if as_json:
-        typer.echo(json.dumps(prediction._asdict()))
+        typer.echo(prediction.model_dump_json())
         return
     interval = "no interval is known"
-    if prediction.low_ms is not None:
-        interval = f"{prediction.low_ms:.4f} to {prediction.high_ms:.4f}"
+    if prediction.low_ms is not None and prediction.confidence is not None:
+        interval = f"{prediction.low_ms:.4f} to {prediction.high_ms:.4f} at {prediction.confidence:.4g}"
     output.print(f"{prediction.latency_ms:.4f} ms ({interval})")
-    if not isinstance(known, MeasuredTable):
+    calibration = calibration_for(chosen.network.operators, known)
+    if calibration is not None:
+        output.print(calibration.sentence, soft_wrap=True)
+    elif isinstance(known, MeasuredTable):
+        output.print("not calibrated: the interval says how well the sum is known, not how well it predicts")
+    else:
         output.print(known.source.sentence, soft_wrap=True)
 
 

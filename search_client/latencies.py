@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
+from latency_contract.calibrations import Calibration, CalibrationRequest
 from latency_contract.connection import NotThisService, ServiceConnection, ServiceUnreachable
 from latency_contract.devices import Device, UnitComparison
 from latency_contract.measurements import Measurement
@@ -106,12 +107,21 @@ class LatencyService:
     def publish(self) -> Table:
         """The table as it stands, as an immutable version."""
         publication = TablePublication(device=self.device.model, protocol_id=self.device.protocol.id)
-        return self._connection.ask("POST", "/v1/tables", Table, body=publication)
+        return with_calibrations(self._connection, self._connection.ask("POST", "/v1/tables", Table, body=publication))
 
     def published(self) -> Table:
         """The last published version."""
         identity = table_id(device_model=self.device.model, protocol_id=self.device.protocol.id)
-        return self._connection.ask("GET", f"/v1/tables/{identity}", Table)
+        return with_calibrations(self._connection, self._connection.ask("GET", f"/v1/tables/{identity}", Table))
+
+    def calibrate(self, table: Table, request: CalibrationRequest) -> Calibration:
+        """Have a version calibrated with networks that are measured.
+
+        Raises:
+            ServiceRefused: they do not determine a calibration, or the version lacks an operator.
+        """
+        path = f"/v1/tables/{table.table_id}/versions/{table.version}/calibrations"
+        return self._connection.ask("POST", path, Calibration, body=request)
 
     def measurement(self, measurement_id: int) -> Measurement:
         """A measurement with every round, every sample, and its provenance."""
@@ -185,7 +195,15 @@ def find_table(connection: ServiceConnection, name: str) -> Table:
     if version and not version.isdecimal():
         raise ValueError(f"'{version}' is no version of a table. Write TABLE@2 for its second.")
     path = f"/v1/tables/{table_id_}" + (f"/versions/{version}" if version else "")
-    return connection.ask("GET", path, Table)
+    return with_calibrations(connection, connection.ask("GET", path, Table))
+
+
+def with_calibrations(connection: ServiceConnection, table: Table) -> Table:
+    """A published version with what calibrates it: the newest for each set of operators."""
+    path = f"/v1/tables/{table.table_id}/versions/{table.version}/calibrations"
+    history = TypeAdapter(list[Calibration]).validate_json(connection.request("GET", path).content)
+    newest = {frozenset(one.measurements): one for one in reversed(history)}
+    return table.with_calibrations(sorted(newest.values(), key=history.index))
 
 
 def _all_measured(answer: LatencyAnswer) -> bool:

@@ -25,7 +25,7 @@ from search_client.pruning import OperatorDistribution, operator_distribution, p
 from search_client.run_directory import GenerationRecord, RunDirectory, write_json
 from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds, SearchProblem
 from search_client.spaces import SearchSpace
-from search_client.table_latencies import additive_latency, predict
+from search_client.table_latencies import additive_latency, calibration_for, predict
 
 
 class AccuracySource(Protocol):
@@ -117,7 +117,7 @@ class Search:
         directory = self.directory.stage(number)
         directory.record_space(space)
         oracle = TimedOracle(self.source.oracle(number, space))
-        latency = additive_latency(space, self._complete_table())
+        latency = self._latency(space)
         known = {item.architecture: item.accuracy for item in directory.history()}
         with self.progress.task(f"stage {number}: searching", self.config.iterations + 1) as advance:
             best = 0.0
@@ -162,19 +162,25 @@ class Search:
         """Embed a copy of the table: the whole search is made with it."""
         self.table = table
         bounds = self._bounds()
-        low_ms, high_ms = attainable_ms = additive_latency(self.space, self.table).attainable()
-        bounds.must_overlap(attainable_ms)
+        latency = self._latency(self.space)
+        low_ms, high_ms = latency.attainable()
+        within_reach_ms = latency.within_reach()
+        bounds.must_overlap(within_reach_ms)
         for target_ms in self.config.latency_targets_ms:
-            LatencyBounds(min(bounds.min_ms, target_ms), target_ms).must_overlap(attainable_ms)
+            LatencyBounds(min(bounds.min_ms, target_ms), target_ms).must_overlap(within_reach_ms)
         self.directory.save_table(self.table)
+        if (calibration := calibration_for(self.space.operators(), table)) is not None:
+            self.progress.say(f"{describe(table)}, {calibration.sentence}")
         self.progress.say(
             f"{describe(self.table)}: architectures take {low_ms:.3f} to {high_ms:.3f} ms, searched are"
             f" {bounds.min_ms:.3f} to {bounds.max_ms:.3f} ms"
         )
 
+    def _latency(self, space: SearchSpace) -> AdditiveLatency:
+        return additive_latency(space, self._complete_table(), confidence=self.config.latency_confidence)
+
     def _bounds(self) -> LatencyBounds:
-        assert self.table is not None
-        attainable_ms = additive_latency(self.space, self.table).attainable()
+        attainable_ms = self._latency(self.space).attainable()
         bounds = latency_bounds(self.config.latency_min_ms, self.config.latency_max_ms, attainable_ms=attainable_ms)
         return replace(bounds, targets_ms=self.config.latency_targets_ms)
 
@@ -184,12 +190,16 @@ class Search:
         finals = self._final_architectures(last.evaluated)
         networks = [last.space.network(item.architecture) for item in finals.values()]
         measured = self.latencies.of_finals(networks)
-        latency = additive_latency(self.space, table)
+        latency = self._latency(self.space)
+        calibration = calibration_for(self.space.operators(), table)
         final = {
             "config": self.config.model_dump(mode="json", exclude=CHANGE_NO_RESULT),
             "data_sha256": self.source.fingerprint,
             "device_model": table.device_model,
             "table": identity(table),
+            "calibration": None
+            if calibration is None
+            else calibration.model_dump(mode="json", exclude={"networks", "measurements"}),
             "protocol": table.protocol.model_dump(mode="json") if isinstance(table, Table) else None,
             "latency_bounds_ms": [bounds.min_ms, bounds.max_ms],
             "stages": [
@@ -205,7 +215,7 @@ class Search:
                 {
                     "name": name,
                     "choices": dict(zip((layer.name for layer in last.space.layers), item.architecture, strict=True)),
-                    "predicted_latency": predict(network, item.architecture, table)._asdict(),
+                    "predicted_latency": predict(network, item.architecture, table).model_dump(mode="json"),
                     "measured_latency": None
                     if whole is None
                     else whole.model_dump(mode="json", exclude={"measured_at"}),
@@ -232,8 +242,8 @@ class Search:
         for target_ms in set(self.config.latency_targets_ms) - set(best_for):
             self.progress.say(f"nothing faster than the latency target {target_ms:g} ms was found within the bounds")
         if not best_for:
-            attainable_ms = additive_latency(self.space, self._complete_table()).attainable()
-            raise LatencyBounds(self._bounds().min_ms, max(self.config.latency_targets_ms)).infeasible(attainable_ms)
+            within_reach_ms = self._latency(self.space).within_reach()
+            raise LatencyBounds(self._bounds().min_ms, max(self.config.latency_targets_ms)).infeasible(within_reach_ms)
         return {f"{target_ms:g}ms": item for target_ms, item in best_for.items()}
 
     def _say_what_is_searched(self) -> None:
@@ -270,7 +280,7 @@ def best_under_targets(evaluated: Sequence[Evaluated], targets_ms: Sequence[floa
     """For each latency target that anything meets, the most accurate architecture that does; of equals the fastest."""
     best = {}
     for target_ms in sorted(set(targets_ms)):
-        fast_enough = [item for item in evaluated if item.latency_ms <= target_ms]
+        fast_enough = [item for item in evaluated if item.bound_ms <= target_ms]
         if fast_enough:
             best[target_ms] = min(fast_enough, key=lambda item: (-item.accuracy, item.latency_ms))
     return best

@@ -115,6 +115,7 @@ def write(run: RunRecord) -> None:
         facts=facts(run),
         rows=rows(final),
         table=table_in_words(final),
+        is_calibrated=final.get("calibration") is not None,
         is_measured=any(one["measured_latency"] is not None for one in final["architectures"]),
         has_intervals=any(one["predicted_latency"]["low_ms"] is not None for one in final["architectures"]),
         stages=_stage_rows(run),
@@ -135,7 +136,8 @@ def facts(run: RunRecord) -> dict[str, str]:
         "accuracies from" if run.published else "data": f"{run.source}, {space.head.out_channels} classes",
         "device": ", ".join([final["device_model"], *_measured_under(final["protocol"])]),
         "latency table": f"{table_in_words(final)}; a copy is in table.json",
-        "latency bounds": f"{low_ms:.3f} to {high_ms:.3f} ms",
+        "calibration": calibration_in_words(final),
+        "latency bounds": f"{low_ms:.3f} to {high_ms:.3f} ms{_with_probability(config)}",
         "method": (
             f"M = {config['stages']}, last search by {config['final_search']}, population {config['population']},"
             f" {config['iterations']} iterations, P_th {config['pruning_threshold']:g}, seed {config['seed']}"
@@ -159,6 +161,23 @@ def table_in_words(final: Mapping[str, Any]) -> str:
     if "imported" in table:
         return Source.model_validate(table["imported"]).sentence
     return f"version {table['version']} of {table['table_id'][:12]}"
+
+
+def calibration_in_words(final: Mapping[str, Any]) -> str:
+    """How sums over the table were made into latencies of whole networks."""
+    calibration = final.get("calibration")
+    if calibration is None:
+        return "none: predictions are plain sums, and their intervals say how well the sums are known"
+    return (
+        f"by whole networks of '{calibration['space']}': left out one by one, they are"
+        f" {calibration['left_out_mape_pct']:.2f} % off on average, {calibration['left_out_worst_pct']:.2f} % at worst;"
+        f" residual spread {calibration['residual_pct']:.2f} %"
+    )
+
+
+def _with_probability(config: Mapping[str, Any]) -> str:
+    confidence = config.get("latency_confidence")
+    return "" if confidence is None else f", the upper with probability {confidence:g} at least"
 
 
 def _measured_under(protocol: Mapping[str, Any] | None) -> list[str]:

@@ -60,6 +60,9 @@ RULES = {
     "POST /v1/tables": CLIENT,
     "GET /v1/tables/{table_id}": CLIENT,
     "GET /v1/tables/{table_id}/versions/{version}": CLIENT,
+    "POST /v1/tables/{table_id}/versions/{version}/calibrations": CLIENT,
+    "GET /v1/tables/{table_id}/versions/{version}/calibrations": CLIENT,
+    "POST /v1/tables/{table_id}/predictions": CLIENT,
 }
 
 # OpenAPI's word for it, and a field for the token at /docs. It refuses nobody.
