@@ -70,6 +70,7 @@ class LatencyAnswer(Contract):
     protocol_id: Sha256
     entries: tuple[LatencyEntry, ...]  # in the order of the question
     device_alive: bool  # at least one unit that measures under this protocol has an agent at work
+    standstill: str | None = None  # a sentence: why none of those units measures at present, and what to do
 
 
 class LatencyRelease(Contract):

@@ -520,4 +520,6 @@ def _about_units(comparison: UnitComparison) -> Iterator[str]:
 def _state(device: Device) -> str:
     if not device.alive:
         return "no agent"
+    if device.quarantine is not None:
+        return "quarantined"
     return "ready" if device.blocked_until is None else f"rests: {device.last_fault}"

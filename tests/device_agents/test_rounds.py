@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from device_agents.drift import Brackets
 from device_agents.errors import DeviceFault, Stopped, SubjectFault
 from device_agents.rounds import Outcome, measure
 from device_agents.turns import Visit
@@ -50,10 +51,18 @@ def jobs(operator: Make, count: int = 1) -> tuple[list[LeasedJob], dict[str, Pat
 
 
 def run(
-    device: ScriptedDevice, operator: Make, *, count: int = 1, check: Callable[[], None] = lambda: None
+    device: ScriptedDevice,
+    operator: Make,
+    *,
+    count: int = 1,
+    check: Callable[[], None] = lambda: None,
+    brackets: Brackets | None = None,
 ) -> dict[int, Outcome]:
     leased, models = jobs(operator, count)
-    turns = measure(leased, protocol=PROTOCOL, models=models, reference=REFERENCE, device=device, check=check)
+    brackets = Brackets() if brackets is None else brackets
+    turns = measure(
+        leased, protocol=PROTOCOL, models=models, reference=REFERENCE, device=device, check=check, brackets=brackets
+    )
     return {outcome.job_id: outcome for outcome in chain.from_iterable(turns)}
 
 

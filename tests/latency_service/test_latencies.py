@@ -64,7 +64,9 @@ class Laboratory:
 
     def accept(self, lease: Lease, *outcomes: Measured | Failed) -> int:
         with self.database.writing() as session:
-            return latencies.accept(session, lease.token, LeaseReport(outcomes=outcomes), now=self.clock())
+            return latencies.accept(
+                session, lease.token, LeaseReport(outcomes=outcomes), settings=SETTINGS, now=self.clock()
+            )
 
     def stored(self) -> int:
         with self.database.reading() as session:
