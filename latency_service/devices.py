@@ -113,7 +113,7 @@ def standstill(
             reasons.append(f"{row.serial} is in quarantine: {held.reason}")
         elif row.blocked_until is not None and at_rest(row, now):
             seconds = math.ceil((row.blocked_until - now).total_seconds())
-            reasons.append(f"{row.serial} rests for {seconds} s after {row.faults} faults, the last: {row.last_fault}")
+            reasons.append(f"{row.serial} rests for {seconds} s after a fault: {row.last_fault}")
         else:
             return None
     return "; ".join(reasons) or None

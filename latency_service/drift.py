@@ -58,7 +58,7 @@ def watch(
     """
     newest = _newest(session, device, protocol_id=protocol.id, count=IN_A_ROW)
     if newest:
-        _keep(session, device, protocol_id=protocol.id, reference_ms=newest[0].reference_ms, now=now)
+        keep(session, device, protocol_id=protocol.id, reference_ms=newest[0].reference_ms, now=now)
     usual = _usual(session, device, protocol=protocol, now=now)
     sides = {usual.outside(reading.reference_ms) for reading in newest} if usual is not None else set()
     if usual is None or len(newest) < IN_A_ROW or len(sides) > 1 or sides == {0}:
@@ -91,6 +91,25 @@ def impose(session: Session, device: DeviceRow, drift: Drift) -> None:
             ReferenceReadingRow.slot_at > drift.quarantine.since - SLOT,
         )
     )
+
+
+def keep(session: Session, device: DeviceRow, *, protocol_id: str, reference_ms: float, now: datetime) -> None:
+    """The first reading of a slot is kept; where there is a new one, what is too old goes."""
+    begun = datetime.fromtimestamp(now.timestamp() // SLOT.total_seconds() * SLOT.total_seconds(), UTC)
+    kept = session.execute(
+        insert_if_absent(session, ReferenceReadingRow)
+        .values(device_serial=device.serial, protocol_id=protocol_id, slot_at=begun, reference_ms=reference_ms)
+        .on_conflict_do_nothing()
+        .returning(ReferenceReadingRow.slot_at)
+    ).first()
+    if kept is not None:
+        session.execute(
+            delete(ReferenceReadingRow).where(
+                ReferenceReadingRow.device_serial == device.serial,
+                ReferenceReadingRow.protocol_id == protocol_id,
+                ReferenceReadingRow.slot_at <= now - HISTORY,
+            )
+        )
 
 
 def check_due(session: Session, device: DeviceRow, *, now: datetime) -> DeviceCheck | None:
@@ -155,25 +174,6 @@ def _usual(session: Session, device: DeviceRow, *, protocol: Protocol, now: date
         )
     ).all()
     return fences(history, tolerance=tolerance_of(protocol.stopping.target)) if len(history) >= NEEDED else None
-
-
-def _keep(session: Session, device: DeviceRow, *, protocol_id: str, reference_ms: float, now: datetime) -> None:
-    """The first reading of a slot is kept; where there is a new one, what is too old goes."""
-    begun = datetime.fromtimestamp(now.timestamp() // SLOT.total_seconds() * SLOT.total_seconds(), UTC)
-    kept = session.execute(
-        insert_if_absent(session, ReferenceReadingRow)
-        .values(device_serial=device.serial, protocol_id=protocol_id, slot_at=begun, reference_ms=reference_ms)
-        .on_conflict_do_nothing()
-        .returning(ReferenceReadingRow.slot_at)
-    ).first()
-    if kept is not None:
-        session.execute(
-            delete(ReferenceReadingRow).where(
-                ReferenceReadingRow.device_serial == device.serial,
-                ReferenceReadingRow.protocol_id == protocol_id,
-                ReferenceReadingRow.slot_at <= now - HISTORY,
-            )
-        )
 
 
 def _newest(session: Session, device: DeviceRow, *, protocol_id: str, count: int) -> list[_Made]:

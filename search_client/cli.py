@@ -211,6 +211,9 @@ def devices(service: ServiceOption, as_json: JsonOption = False) -> None:
             f"{device.protocol.runtime} {device.protocol.runtime_version}, {device.protocol.delegate}",
         )
     output.print(lines if known else "No agent has reported a device yet. Start `padnas-agent run`.")
+    for device in known:
+        if device.quarantine is not None:
+            output.print(f"{device.model}, {device.serial}: {device.quarantine.reason}", soft_wrap=True)
     for comparison in comparisons:
         for sentence in _about_units(comparison):
             output.print(sentence, soft_wrap=True)
