@@ -32,6 +32,7 @@ class Purpose(StrEnum):
 
     SEARCH = "search"  # a running search cannot go on without it
     TABLE = "table"  # a table is being built
+    REFINEMENT = "refinement"  # a search goes on without it, and would like to know better what it knows already
 
 
 class Latency(Contract):
@@ -53,6 +54,7 @@ class LatencyQuery(Contract):
     subjects: Annotated[tuple[Subject, ...], Field(min_length=1, max_length=MAX_QUERY)]
     protocol_id: Sha256 | None = None  # default: the one that the device measures under
     queue_missing: bool = False  # queue a job for what is missing, and try again what failed
+    measure_again: bool = False  # with queue_missing: also for what is measured; the newest measurement counts
     client: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.:-]+$")] = "anonymous"
     purpose: Purpose = Purpose.TABLE
 

@@ -59,7 +59,9 @@ def queue_missing(
     max_waiting: int = Settings.max_waiting,
     now: datetime,
 ) -> list[LatencyEntry]:
-    """Queue what has no measurement; returns the entries as they are afterwards. `owner` is the name of the token.
+    """Queue what has no measurement, or with `measure_again` everything; returns the entries as they are afterwards.
+
+    `owner` is the name of the token.
 
     A subject that failed is tried again too: whoever asks for it to be queued has read that it failed.
 
@@ -67,14 +69,14 @@ def queue_missing(
         QueueFull: the client would wait for more than `max_waiting` jobs.
         UnknownModel: a TFLite file is to be measured whose bytes the service was never given.
     """
-    wanted = {e.subject_id for e in entries if e.status != LatencyStatus.MEASURED}
+    wanted = {e.subject_id for e in entries if query.measure_again or e.status != LatencyStatus.MEASURED}
     subjects = [subject for subject in query.subjects if subject.id in wanted]
     if not subjects:
         return list(entries)
     store_subjects(session, subjects)
     # They are locked now; what a device has reported until then must not be measured once more.
     entries = look_up(session, subjects, device_model=device_model, protocol=protocol)
-    wanted = {e.subject_id for e in entries if e.status != LatencyStatus.MEASURED}
+    wanted = {e.subject_id for e in entries if query.measure_again or e.status != LatencyStatus.MEASURED}
     subjects = [subject for subject in subjects if subject.id in wanted]
     files = {subject.id: subject for subject in subjects if isinstance(subject, TFLiteModel)}
     for _, file in sorted(files.items()):

@@ -173,7 +173,7 @@ def text_of(status: Status) -> str:
     return "\n".join(lines)
 
 
-_ASKED = {Purpose.SEARCH: "searches", Purpose.TABLE: "tables"}
+_ASKED = {Purpose.SEARCH: "searches", Purpose.TABLE: "tables", Purpose.REFINEMENT: "refinement"}
 
 
 def _unit(unit: Unit, now: datetime) -> str:

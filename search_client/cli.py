@@ -84,6 +84,9 @@ def search(
         str | None, typer.Option(help="of the last stage: ces, or a baseline, spos or random")
     ] = None,
     pruning_threshold: Annotated[float | None, typer.Option(help="P_th of the paper")] = None,
+    refine: Annotated[
+        int | None, typer.Option(help="so many of the most uncertain operators are measured again after each stage")
+    ] = None,
     finals: Annotated[int | None, typer.Option(help="architectures to return")] = None,
     seed: Annotated[int | None, typer.Option(help="of all randomness")] = None,
     wait: WaitOption = False,
@@ -115,6 +118,7 @@ def search(
         "iterations": iterations,
         "final_search": final_search,
         "pruning_threshold": pruning_threshold,
+        "refine": refine,
         "finals": finals,
         "seed": seed,
     }

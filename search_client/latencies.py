@@ -114,6 +114,10 @@ class LatencyService:
         _none_may_have_failed(answer)
         return [entry.latency for entry in answer.entries if entry.latency is not None]
 
+    def measure_again(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+        """Queue what is measured already, behind everything that is not. Nobody waits for it."""
+        self._ask(operators, purpose=Purpose.REFINEMENT, queue_missing=True, measure_again=True)
+
     def complete(self, operators: Sequence[Conv | IBConv | Head]) -> bool:
         """Whether every operator is measured by now. Raises NotMeasurable if one never will be."""
         answer = self._ask(operators, purpose=Purpose.SEARCH, queue_missing=False)
@@ -140,12 +144,15 @@ class LatencyService:
         release = LatencyRelease(client=self._client, subject_ids=ids)
         return self._connection.ask("POST", "/v1/latencies/release", Released, body=release).cancelled
 
-    def _ask(self, subjects: Sequence[Subject], *, purpose: Purpose, queue_missing: bool) -> LatencyAnswer:
+    def _ask(
+        self, subjects: Sequence[Subject], *, purpose: Purpose, queue_missing: bool, measure_again: bool = False
+    ) -> LatencyAnswer:
         query = LatencyQuery(
             device=self.device.model,
             protocol_id=self.device.protocol.id,
             subjects=tuple(subjects),
             queue_missing=queue_missing,
+            measure_again=measure_again,
             client=self._client,
             purpose=purpose,
         )

@@ -146,7 +146,7 @@ def facts(run: RunRecord) -> dict[str, str]:
         ),
         "accuracies from" if run.published else "data": f"{run.source}, {space.head.out_channels} classes",
         "device": ", ".join([final["device_model"], *_measured_under(final["protocol"])]),
-        "latency table": f"{table_in_words(final)}; a copy is in table.json",
+        "latency table": f"{table_in_words(final)}; a copy is in {_copy_of_table(final)}",
         "latency bounds": f"{low_ms:.3f} to {high_ms:.3f} ms",
         "method": (
             f"M = {config['stages']}, last search by {config['final_search']}, population {config['population']},"
@@ -171,6 +171,11 @@ def table_in_words(final: Mapping[str, Any]) -> str:
     if "imported" in table:
         return Source.model_validate(table["imported"]).sentence
     return f"version {table['version']} of {table['table_id'][:12]}"
+
+
+def _copy_of_table(final: Mapping[str, Any]) -> str:
+    """That of the last stage, where tables were refined between stages."""
+    return f"stage-{final['stages'][-1]['stage']}/table.json" if final["config"].get("refine") else "table.json"
 
 
 def _measured_under(protocol: Mapping[str, Any] | None) -> list[str]:

@@ -130,6 +130,11 @@ def test_the_page_flags_a_miss_and_escapes_what_it_is_given(make_run: Callable[.
     assert "Pixel<script>" not in page
 
 
+def test_a_report_names_the_copy_of_the_last_table(make_run: Callable[..., Path]) -> None:
+    for name, refine, copy in (("plain", 0, "in table.json"), ("refined", 4, "in stage-3/table.json")):
+        assert report.facts(read_run(RunFiles(make_run(name, refine=refine))))["latency table"].endswith(copy)
+
+
 def test_a_report_says_on_top_what_was_searched(make_run: Callable[..., Path]) -> None:
     run = read_run(RunFiles(make_run("run", seed=5, epochs=(40, 2, 2), alone=1)))
     facts = report.facts(run)
