@@ -130,7 +130,7 @@ class DeviceRow(Base):
     measured_steady: Mapped[int] = mapped_column(default=0)
     measured_unsteady: Mapped[int] = mapped_column(default=0)
     last_measured_at: Mapped[datetime | None]
-    quarantine: Mapped[str | None] = mapped_column(Text)  # the whole Quarantine; written by drift.py alone
+    quarantine: Mapped[str | None] = mapped_column(Text)  # the whole Quarantine (drift.py)
 
 
 class JobRow(Base):

@@ -5,6 +5,7 @@ from datetime import timedelta
 from random import Random
 
 import pytest
+from typer.testing import CliRunner
 
 from latency_contract.devices import Device, DeviceReport, Quarantine
 from latency_contract.measurements import Measurement, Round
@@ -12,11 +13,14 @@ from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
 from latency_contract.tables import LatencyStatus
 from latency_service import devices, drift, latencies, tables
+from latency_service.cli import app
 from latency_service.database import Database
 from latency_service.drift import IN_A_ROW, NEEDED, RECENT, SLOT, keep
 from latency_service.errors import StaleLease, WrongMeasurement
+from latency_service.metrics import Metrics
 from latency_service.models import DeviceRow, MeasurementRow, ReferenceReadingRow
 from latency_service.settings import Settings
+from latency_service.status import status, text_of
 from tests.conftest import START, Clock
 from tests.latency_service.test_latencies import SETTINGS, Laboratory, result
 
@@ -298,6 +302,31 @@ def test_whoever_waits_is_told_why_nobody_measures(unit: Unit, report: Callable[
         other = session.get_one(DeviceRow, "A2")
         devices.open_breaker(other, fault="51 °C", settings=SETTINGS, random=Random(0), now=unit.clock())
     assert "; A2 rests for 5 s after a fault: 51 °C" in (said() or "")
+
+
+def test_status_and_metrics_show_a_quarantine(unit: Unit) -> None:
+    metrics = Metrics()
+    metrics.read(unit.database, settings=SETTINGS, clock=unit.clock)
+    figure = 'padnas_device_quarantined{device_model="Pixel 3",serial="A1"}'
+    assert f"{figure} 0.0" in metrics.page().decode()
+    quarantined(unit)
+    unit.check(1.2)
+    assert f"{figure} 1.0" in metrics.page().decode()
+    with unit.database.reading() as session:
+        now = status(session, database="sqlite:///padnas.db", settings=SETTINGS, now=unit.clock())
+    assert now.attention == (f"Pixel 3 A1 is in quarantine: {unit.held.reason}",)
+    assert "  Pixel 3  A1  in quarantine, checked in vain 1 time; 3 measurements, " in text_of(now)
+
+
+def test_a_unit_is_released_by_hand(unit: Unit, database_url: str) -> None:
+    quarantined(unit)
+    release = ["device", "release", "--database-url", database_url]
+    unknown = CliRunner().invoke(app, [*release, "A9"])
+    assert (unknown.exit_code, unit.quarantine is None) == (1, False)
+    assert "No unit with serial 'A9' has reported" in unknown.stderr
+    result = CliRunner().invoke(app, [*release, "A1"])
+    assert (result.exit_code, unit.quarantine) == (0, None)
+    assert result.stdout == "A1 measures again; its history begins anew\n"
 
 
 def test_a_unit_is_shown_with_its_quarantine(unit: Unit) -> None:
