@@ -16,7 +16,8 @@ from typing import Protocol as Interface
 
 from pydantic import ValidationError
 
-from device_agents.errors import DeviceFault
+from device_agents.drift import Brackets
+from device_agents.errors import BracketsDisagree, DeviceFault
 from device_agents.turns import Plan, Refused, Visit
 from latency_contract.errors import validation_sentence
 from latency_contract.estimators import MIN_ROUNDS, Spread, half_spread, pooled_spread
@@ -74,6 +75,7 @@ class _Progress:
     started_at: datetime
     rounds: list[Round] = field(default_factory=list)
     rejected: list[RejectedRound] = field(default_factory=list)
+    disagreements: int = 0  # rounds rejected since their reference readings disagree
     before: DeviceState | None = None
     after: DeviceState | None = None
     refusal: str | None = None
@@ -91,12 +93,14 @@ def measure(
     reference: Path,
     device: MeasuringDevice,
     check: Callable[[], None],
+    brackets: Brackets,
 ) -> Iterator[list[Outcome]]:
     """Run rounds until every job has an outcome; yields outcomes as they come.
 
-    `models` are the jobs' TFLite files by SHA-256, named by it.
+    `models` are the jobs' TFLite files by SHA-256, named by it. `brackets` has seen the device's rounds before.
 
     Raises:
+        BracketsDisagree: more rounds of a job were rejected for that than may count.
         DeviceFault: the device's, or the reference operator does not run; jobs without an outcome are unharmed.
     """
     lease = [_Progress(job, datetime.now(UTC)) for job in jobs]
@@ -116,11 +120,18 @@ def measure(
                 came += 1
                 continue
             blocks_s += result.took_s
-            if result.rejected is not None:
-                rejection = result.rejected
-                progress.rejected.append(_rejected(result, result.rejected))
+            made = _round(result)
+            disagreement = None if result.rejected else brackets.disagreement(made, protocol=protocol)
+            if reason := result.rejected or disagreement:
+                rejection = reason
+                progress.rejected.append(
+                    RejectedRound(round=made, reason=reason, before=result.before, after=result.after)
+                )
+                progress.disagreements += disagreement is not None
+                if progress.disagreements > protocol.stopping.max_rounds:
+                    raise _unsteady(progress, reason, suspect=models[progress.job.model_sha256])
             else:
-                progress.rounds.append(_round(result))
+                progress.rounds.append(made)
                 progress.before = progress.before or result.before
                 progress.after = result.after
                 came += 1
@@ -138,6 +149,30 @@ def measure(
 def _pooled(lease: Sequence[_Progress]) -> Spread:
     """What the rounds so far say of the spread of any subject of the lease."""
     return pooled_spread([half_spread(p.medians_ms) for p in lease if len(p.rounds) >= MIN_ROUNDS])
+
+
+def check_rounds(
+    reference: Path, *, protocol: Protocol, device: MeasuringDevice, check: Callable[[], None]
+) -> list[Round]:
+    """As many rounds of the reference operator itself as a measurement has at least, whatever they say.
+
+    Raises:
+        DeviceFault: the device's, or it finishes too few in FRUITLESS attempts.
+    """
+    rounds: list[Round] = []
+    rejection = "it was cut off"
+    for _ in range(FRUITLESS):
+        device.wait_until_fit(check)
+        for result in device.run(Plan(reference, [(reference, protocol.stopping.min_rounds)], protocol), check):
+            if isinstance(result, Refused):
+                raise DeviceFault(f"The reference operator does not run here: {result.reason}")
+            if result.rejected is None:
+                rounds.append(_round(result))
+            else:
+                rejection = result.rejected
+        if len(rounds) >= protocol.stopping.min_rounds:
+            return rounds
+    raise DeviceFault(f"The device finished too few rounds in {FRUITLESS} attempts: {rejection}.")
 
 
 def _enough(progress: _Progress, protocol: Protocol, pooled: Spread) -> bool:
@@ -178,8 +213,13 @@ def _round(visit: Visit) -> Round:
         raise DeviceFault(f"The device gave readings that cannot be times: {reasons}") from error
 
 
-def _rejected(visit: Visit, reason: str) -> RejectedRound:
-    return RejectedRound(round=_round(visit), reason=reason, before=visit.before, after=visit.after)
+def _unsteady(progress: _Progress, reason: str, *, suspect: Path) -> BracketsDisagree:
+    return BracketsDisagree(
+        f"{progress.disagreements} rounds of {progress.job.subject.key} were rejected and {len(progress.rounds)} count;"
+        f" of the last, {reason}. Is the device hot, on battery, or is something else running?"
+        " `padnas-agent doctor` looks.",
+        suspect=suspect,
+    )
 
 
 def _outcome(progress: _Progress, protocol: Protocol, pooled: Spread, identity: Identity) -> Outcome:

@@ -34,6 +34,7 @@ class Purpose(StrEnum):
 
     SEARCH = "search"  # a running search cannot go on without it
     TABLE = "table"  # a table is being built
+    REFINEMENT = "refinement"  # a search goes on without it, and would like to know better what it knows already
 
 
 class Latency(Contract):
@@ -55,6 +56,7 @@ class LatencyQuery(Contract):
     subjects: Annotated[tuple[Subject, ...], Field(min_length=1, max_length=MAX_QUERY)]
     protocol_id: Sha256 | None = None  # default: the one that the device measures under
     queue_missing: bool = False  # queue a job for what is missing, and try again what failed
+    measure_again: bool = False  # with queue_missing: also for what is measured; the newest measurement counts
     client: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.:-]+$")] = "anonymous"
     purpose: Purpose = Purpose.TABLE
 
@@ -72,6 +74,7 @@ class LatencyAnswer(Contract):
     protocol_id: Sha256
     entries: tuple[LatencyEntry, ...]  # in the order of the question
     device_alive: bool  # at least one unit that measures under this protocol has an agent at work
+    standstill: str | None = None  # a sentence: why none of those units measures at present, and what to do
 
 
 class LatencyRelease(Contract):

@@ -21,11 +21,11 @@ from rich.table import Table
 from sqlalchemy.exc import DatabaseError
 
 from latency_service import backup as backup_file
-from latency_service import logs, retention, tokens
+from latency_service import devices, drift, logs, retention, tokens
 from latency_service import status as status_report
 from latency_service.app import create_app, utc_now
 from latency_service.database import Database, reason
-from latency_service.errors import SchemaMismatch
+from latency_service.errors import SchemaMismatch, UnknownDevice
 from latency_service.logs import LogFormat
 from latency_service.settings import Settings
 
@@ -39,6 +39,8 @@ token_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(token_app, name="token")
+device_app = typer.Typer(help="Devices: what the service thinks of them.", no_args_is_help=True)
+app.add_typer(device_app, name="device")
 FROM_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a service that listens everywhere is found from here
 AGENT_STOP_S = 20.0  # time for the local agent to give its lease back
 
@@ -169,6 +171,20 @@ def token_revoke(
         except ValueError as error:
             _refuse(str(error), status=1)
     typer.echo(f"The token '{name}' is revoked")
+
+
+@device_app.command("release", epilog="Example: padnas-service device release 89AX0KCQ1")
+def device_release(
+    serial: Annotated[str, typer.Argument(help="a serial of `padnas-service status`")],
+    database_url: DatabaseUrl = Settings.database_url,
+) -> None:
+    """End a unit's quarantine: it is as it should be, and what it reads from now on is usual."""
+    with _existing(database_url) as database, database.writing() as session:
+        try:
+            drift.release(session, devices.known(session, serial, lock=True))
+        except UnknownDevice as error:
+            _refuse(str(error), status=1)
+    typer.echo(f"{serial} measures again; its history begins anew")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
-from latency_contract.devices import Device, DeviceReport
+from latency_contract.devices import Device, DeviceReport, Quarantine
 from latency_contract.measurements import Verdict
 from latency_service import conversion_queue, queue
 from latency_service.errors import UnknownDevice
@@ -34,7 +34,10 @@ def report(session: Session, description: DeviceReport, *, now: datetime) -> Dev
         .values(serial=description.serial, faults=0, **said)
         .on_conflict_do_update(index_elements=[DeviceRow.serial], set_=said)
     )
-    return session.get_one(DeviceRow, description.serial, populate_existing=True)
+    row = session.get_one(DeviceRow, description.serial, populate_existing=True)
+    if (held := quarantine_of(row)) is not None and held.protocol_id != protocol.id:
+        row.quarantine = None  # another runtime takes other times, and has a history of its own
+    return row
 
 
 def take_fault(row: DeviceRow, *, fault: str, settings: Settings, random: Random, now: datetime) -> None:
@@ -91,6 +94,31 @@ def at_work(session: Session, *, device_model: str, protocol_id: str, settings: 
     return session.scalar(seen.limit(1)) is not None
 
 
+def standstill(
+    session: Session, *, device_model: str, protocol_id: str, settings: Settings, now: datetime
+) -> str | None:
+    """Why no unit of a table measures although agents are at work; None where one does, or no agent is."""
+    alive = session.scalars(
+        select(DeviceRow)
+        .where(
+            DeviceRow.model == device_model,
+            DeviceRow.protocol_id == protocol_id,
+            DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s),
+        )
+        .order_by(DeviceRow.serial)
+    )
+    reasons = []
+    for row in alive:
+        if (held := quarantine_of(row)) is not None:
+            reasons.append(f"{row.serial} is in quarantine: {held.reason}")
+        elif row.blocked_until is not None and at_rest(row, now):
+            seconds = math.ceil((row.blocked_until - now).total_seconds())
+            reasons.append(f"{row.serial} rests for {seconds} s after a fault: {row.last_fault}")
+        else:
+            return None
+    return "; ".join(reasons) or None
+
+
 def note_seen(session: Session, serial: str, *, now: datetime) -> None:
     """An agent has asked for work, in vain."""
     session.execute(update(DeviceRow).where(DeviceRow.serial == serial).values(last_seen_at=now))
@@ -132,14 +160,18 @@ def close_breaker(row: DeviceRow) -> None:
 
 
 def rest_s(row: DeviceRow, *, settings: Settings, now: datetime) -> int:
-    """For how long an agent need not ask because its device rests; 0 where it does not.
+    """For how long an agent need not ask because its device rests or is in quarantine; 0 where it is neither.
 
-    What is left of the rest, in whole seconds upwards, but at most a third of `alive_s`: two questions may be lost
-    before the agent counts as gone.
+    What is left of it, in whole seconds upwards, but at most a third of `alive_s`: two questions may be lost before the
+    agent counts as gone.
     """
-    if row.blocked_until is None or not at_rest(row, now):
-        return 0
-    return math.ceil(min((row.blocked_until - now).total_seconds(), settings.alive_s / 3))
+    held = quarantine_of(row)
+    ends = (row.blocked_until or now, now if held is None else held.check_at)
+    return math.ceil(min(max((max(ends) - now).total_seconds(), 0), settings.alive_s / 3))
+
+
+def quarantine_of(row: DeviceRow) -> Quarantine | None:
+    return None if row.quarantine is None else Quarantine.model_validate_json(row.quarantine)
 
 
 def at_rest(row: DeviceRow, now: datetime) -> bool:
@@ -165,4 +197,5 @@ def shown(row: DeviceRow, *, settings: Settings, now: datetime) -> Device:
         faults=row.faults,
         last_fault=row.last_fault,
         blocked_until=row.blocked_until if at_rest(row, now) else None,
+        quarantine=quarantine_of(row),
     )

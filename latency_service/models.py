@@ -131,6 +131,7 @@ class DeviceRow(Base):
     measured_steady: Mapped[int] = mapped_column(default=0)
     measured_unsteady: Mapped[int] = mapped_column(default=0)
     last_measured_at: Mapped[datetime | None]
+    quarantine: Mapped[str | None] = mapped_column(Text)  # the whole Quarantine (drift.py)
 
 
 class JobRow(Base):
@@ -211,6 +212,7 @@ class MeasurementRow(Base):
     document: Mapped[str] = mapped_column(Text)  # the whole Measurement, with every sample until it is pruned
     has_samples: Mapped[bool] = mapped_column(default=True)
     has_evidence: Mapped[bool] = mapped_column(default=False)  # rejected rounds
+    drifted: Mapped[bool] = mapped_column(default=False)  # its unit was not as usual: it is kept, and does not count
 
     __table_args__ = (
         Index(None, "device_model", "protocol_id", "subject_id", "id"),
@@ -225,6 +227,17 @@ class MeasurementRow(Base):
             sqlite_where=text("has_evidence"), postgresql_where=text("has_evidence"),
         ),
     )  # fmt: skip
+
+
+class ReferenceReadingRow(Base):
+    """What a unit read of the reference operator, once in a while: its history (drift.py)."""
+
+    __tablename__ = "reference_readings"
+
+    device_serial: Mapped[str] = mapped_column(String(100), primary_key=True)
+    protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"), primary_key=True)
+    slot_at: Mapped[datetime] = mapped_column(primary_key=True)  # begin of the slot that it is the first reading in
+    reference_ms: Mapped[float]
 
 
 class TableVersionRow(Base):

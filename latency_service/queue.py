@@ -36,8 +36,8 @@ from latency_service.models import (
 )
 from latency_service.subjects import insert_if_absent, lock_subjects
 
-# What a running search waits for comes first, then table builds, oldest first.
-PRIORITIES = {Purpose.SEARCH: 0, Purpose.TABLE: 1}
+# What a running search waits for comes first, then table builds, oldest first; what is known already comes last.
+PRIORITIES = {Purpose.SEARCH: 0, Purpose.TABLE: 1, Purpose.REFINEMENT: 2}
 
 
 class ClaimedJob(NamedTuple):

@@ -17,6 +17,8 @@ class Settings:
     idle_polls_per_s: float = 40.0  # and so much longer that all of them together ask no more often than this
     fault_backoff_s: float = 5.0  # longest rest of a device after its first fault, doubled with each further one
     fault_backoff_max_s: float = 900.0
+    check_backoff_s: float = 60.0  # from quarantine to the first check of a device, doubled with each that fails
+    check_backoff_max_s: float = 3600.0
     conversion_claim_s: float = 15.0  # a converter renews its claim at a third of it; without, another one takes over
     conversion_timeout_s: float = 300.0  # a conversion not finished by then is given up
     max_conversion_attempts: int = 3

@@ -129,6 +129,8 @@ def _attention(found: Overview, units: tuple[Unit, ...], failed: _Failed) -> lis
             said.append(f"{_count(jobs, 'job')} for {model}, and no agent of one is at work: start padnas-agent there")
     for unit in units:
         device = unit.device
+        if device.quarantine is not None:
+            said.append(f"{device.model} {device.serial} is in quarantine: {device.quarantine.reason}")
         if device.blocked_until is not None:
             faults = _count(device.faults, "fault")
             said.append(f"{device.model} {device.serial} rests after {faults} in a row: {_cut(device.last_fault)}")
@@ -171,12 +173,14 @@ def text_of(status: Status) -> str:
     return "\n".join(lines)
 
 
-_ASKED = {Purpose.SEARCH: "searches", Purpose.TABLE: "tables"}
+_ASKED = {Purpose.SEARCH: "searches", Purpose.TABLE: "tables", Purpose.REFINEMENT: "refinement"}
 
 
 def _unit(unit: Unit, now: datetime) -> str:
     device = unit.device
-    if device.blocked_until is not None:
+    if device.quarantine is not None:
+        state = f"in quarantine, checked in vain {_count(device.quarantine.failed_checks, 'time')}"
+    elif device.blocked_until is not None:
         state = f"rests for {_ago(device.blocked_until - now)} more"
     elif device.alive:
         state = "at work"

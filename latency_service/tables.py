@@ -17,6 +17,8 @@ from latency_service.subjects import load_protocol, protocol_row
 def publish(session: Session, *, device_model: str, protocol: ProtocolRow, now: datetime) -> Table:
     """A new version with the newest measurement of every operator; the last version where nothing has changed.
 
+    Measurements by a unit that had drifted do not count, and stay in the versions that have them.
+
     Raises:
         UnknownTable: nothing has been measured yet, so there is nothing to publish.
     """
@@ -28,6 +30,7 @@ def publish(session: Session, *, device_model: str, protocol: ProtocolRow, now: 
         .where(
             MeasurementRow.device_model == device_model,
             MeasurementRow.protocol_id == protocol.id,
+            MeasurementRow.drifted.is_(False),
             SubjectRow.kind.in_(("ibconv", "conv", "head")),
         )
         .group_by(MeasurementRow.subject_id)

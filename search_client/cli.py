@@ -88,6 +88,9 @@ def search(
         str | None, typer.Option(help="of the last stage: ces, or a baseline, spos or random")
     ] = None,
     pruning_threshold: Annotated[float | None, typer.Option(help="P_th of the paper")] = None,
+    refine: Annotated[
+        int | None, typer.Option(help="so many of the most uncertain operators are measured again after each stage")
+    ] = None,
     finals: Annotated[int | None, typer.Option(help="architectures to return")] = None,
     seed: Annotated[int | None, typer.Option(help="of all randomness")] = None,
     wait: WaitOption = False,
@@ -120,6 +123,7 @@ def search(
         "iterations": iterations,
         "final_search": final_search,
         "pruning_threshold": pruning_threshold,
+        "refine": refine,
         "finals": finals,
         "seed": seed,
     }
@@ -216,6 +220,9 @@ def devices(service: ServiceOption, as_json: JsonOption = False) -> None:
             f"{device.protocol.runtime} {device.protocol.runtime_version}, {device.protocol.delegate}",
         )
     output.print(lines if known else "No agent has reported a device yet. Start `padnas-agent run`.")
+    for device in known:
+        if device.quarantine is not None:
+            output.print(f"{device.model}, {device.serial}: {device.quarantine.reason}", soft_wrap=True)
     for comparison in comparisons:
         for sentence in _about_units(comparison):
             output.print(sentence, soft_wrap=True)
@@ -532,4 +539,6 @@ def _about_units(comparison: UnitComparison) -> Iterator[str]:
 def _state(device: Device) -> str:
     if not device.alive:
         return "no agent"
+    if device.quarantine is not None:
+        return "quarantined"
     return "ready" if device.blocked_until is None else f"rests: {device.last_fault}"

@@ -54,6 +54,7 @@ class SearchConfig(Contract):
     iterations: Annotated[int, Field(ge=0)] = 40
     final_search: Literal["ces", "spos", "random"] = "ces"  # algorithm of the last stage (line 10 of Algorithm 1)
     pruning_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.01  # P_th
+    refine: Annotated[int, Field(ge=0, le=1000)] = 0  # operators to measure again after each stage
     max_rank: Annotated[int, Field(ge=2)] = 10  # nondomination ranks below it count for pruning
     calibration_images: Annotated[int, Field(ge=2)] = 512  # for the batch-norm statistics of a candidate
     evaluation_memory_mb: Annotated[int, Field(ge=0)] = 2048  # see SupernetOracle; changes no result

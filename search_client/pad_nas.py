@@ -22,6 +22,7 @@ from search_client.imported_tables import AnyTable, describe, identity
 from search_client.oracle import AccuracyOracle, TimedOracle
 from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution, operator_distribution, prune
+from search_client.refinement import most_uncertain
 from search_client.run_directory import GenerationRecord, RunDirectory, write_json
 from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds, SearchProblem
 from search_client.spaces import SearchSpace
@@ -59,6 +60,10 @@ class LatencySource(Protocol):
 
     def release(self, operators: Sequence[Conv | IBConv | Head]) -> None: ...
 
+    def refine(self, operators: Sequence[Conv | IBConv | Head]) -> None: ...
+
+    def newest_table(self, last: AnyTable, operators: Sequence[Conv | IBConv | Head]) -> AnyTable: ...
+
     def of_finals(self, networks: Sequence[Network]) -> Sequence[Latency | None]: ...
 
 
@@ -68,6 +73,7 @@ class Stage:
 
     number: int  # from 1
     space: SearchSpace
+    table: AnyTable
     evaluated: list[Evaluated]
     distribution: OperatorDistribution
 
@@ -109,15 +115,17 @@ class Search:
             self.progress.say(f"pruned from {last.space.size:,} to {pruned.size:,} architectures")
             kept = set(pruned.operators())
             self.latencies.release([operator for operator in last.space.operators() if operator not in kept])
-            stages.append(self._stage(number, pruned))
+            self._refine(last, pruned)
+            stages.append(self._stage(number, pruned, last_table=last.table))
         return self._finish(stages)  # line 11
 
-    def _stage(self, number: int, space: SearchSpace) -> Stage:
+    def _stage(self, number: int, space: SearchSpace, *, last_table: AnyTable | None = None) -> Stage:
         """Train a supernet (lines 1 and 8), search on it (lines 3 and 10), estimate the distribution (lines 4-6)."""
         directory = self.directory.stage(number)
         directory.record_space(space)
         oracle = TimedOracle(self.source.oracle(number, space))
-        latency = self._latency(space)
+        table = self._complete_table() if last_table is None else self._newest_table(number, last_table)
+        latency = self._latency(space, table)
         known = {item.architecture: item.accuracy for item in directory.history()}
         with self.progress.task(f"stage {number}: searching", self.config.iterations + 1) as advance:
             best = 0.0
@@ -144,7 +152,38 @@ class Search:
             )
         distribution = operator_distribution(space, evaluated, max_rank=self.config.max_rank)
         directory.save_distribution(distribution, space)
-        return Stage(number, space, evaluated, distribution)
+        return Stage(number, space, table, evaluated, distribution)
+
+    def _refine(self, last: Stage, pruned: SearchSpace) -> None:
+        """Have measured again what is most uncertain, while the next supernet trains; not where its table is taken."""
+        taken = self.directory.stage(last.number + 1).table is not None
+        if self._refines(last.table) and isinstance(last.table, Table) and not taken:
+            operators = most_uncertain(
+                last.evaluated,
+                last.space,
+                last.table,
+                bounds=self._bounds(),
+                kept=pruned.operators(),
+                near=self.config.population,
+                count=self.config.refine,
+            )
+            self.latencies.refine(operators)
+
+    def _refines(self, table: AnyTable) -> bool:
+        """A calibration holds for the measurements that it was made with: such a table stays as it is."""
+        return self.config.refine > 0 and calibration_for(self.space.operators(), table) is None
+
+    def _newest_table(self, number: int, last: AnyTable) -> AnyTable:
+        """What a later stage is searched with: the table as it stood when its search began, kept with the stage."""
+        if not self._refines(last):
+            return last
+        directory = self.directory.stage(number)
+        if (kept := directory.table) is not None:
+            return kept
+        newest = self.latencies.newest_table(last, self.space.operators())
+        directory.save_table(newest)
+        self.progress.say(f"stage {number}: {describe(newest)}")
+        return newest
 
     def _take_table_if_complete(self) -> None:
         """As soon as everything is measured, see whether the bounds can be met: not after a night of training."""
@@ -162,7 +201,7 @@ class Search:
         """Embed a copy of the table: the whole search is made with it."""
         self.table = table
         bounds = self._bounds()
-        latency = self._latency(self.space)
+        latency = self._latency(self.space, table)
         low_ms, high_ms = latency.attainable()
         within_reach_ms = latency.within_reach()
         bounds.must_overlap(within_reach_ms)
@@ -176,21 +215,22 @@ class Search:
             f" {bounds.min_ms:.3f} to {bounds.max_ms:.3f} ms"
         )
 
-    def _latency(self, space: SearchSpace) -> AdditiveLatency:
-        return additive_latency(space, self._complete_table(), confidence=self.config.latency_confidence)
+    def _latency(self, space: SearchSpace, table: AnyTable) -> AdditiveLatency:
+        return additive_latency(space, table, confidence=self.config.latency_confidence)
 
     def _bounds(self) -> LatencyBounds:
-        attainable_ms = self._latency(self.space).attainable()
+        attainable_ms = self._latency(self.space, self._complete_table()).attainable()
         bounds = latency_bounds(self.config.latency_min_ms, self.config.latency_max_ms, attainable_ms=attainable_ms)
         return replace(bounds, targets_ms=self.config.latency_targets_ms)
 
     def _finish(self, stages: Sequence[Stage]) -> Path:
         """Measure the final architectures whole (line 11), and write everything down."""
-        table, bounds, last = self._complete_table(), self._bounds(), stages[-1]
+        bounds, last = self._bounds(), stages[-1]
+        table = last.table
         finals = self._final_architectures(last.evaluated)
         networks = [last.space.network(item.architecture) for item in finals.values()]
         measured = self.latencies.of_finals(networks)
-        latency = self._latency(self.space)
+        latency = self._latency(self.space, table)
         calibration = calibration_for(self.space.operators(), table)
         final = {
             "config": self.config.model_dump(mode="json", exclude=CHANGE_NO_RESULT),
@@ -205,6 +245,7 @@ class Search:
             "stages": [
                 {
                     "stage": stage.number,
+                    "table": identity(stage.table),
                     "size": stage.space.size,
                     "evaluated": len(stage.evaluated),
                     "best_accuracy": max(item.accuracy for item in stage.evaluated),
@@ -242,7 +283,7 @@ class Search:
         for target_ms in set(self.config.latency_targets_ms) - set(best_for):
             self.progress.say(f"nothing faster than the latency target {target_ms:g} ms was found within the bounds")
         if not best_for:
-            within_reach_ms = self._latency(self.space).within_reach()
+            within_reach_ms = self._latency(self.space, self._complete_table()).within_reach()
             raise LatencyBounds(self._bounds().min_ms, max(self.config.latency_targets_ms)).infeasible(within_reach_ms)
         return {f"{target_ms:g}ms": item for target_ms, item in best_for.items()}
 

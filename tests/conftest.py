@@ -142,6 +142,7 @@ def measurement() -> Callable[..., Measurement]:
         model_sha256: str = "0" * 64,
         serial: str = "A1",
         reference_ms: float = 1.0,
+        at: datetime = START,
     ) -> Measurement:
         rounds = tuple(
             Round(started_at=START, samples_ms=(m,), reference_before_ms=reference_ms, reference_after_ms=reference_ms)
@@ -150,7 +151,7 @@ def measurement() -> Callable[..., Measurement]:
         provenance = Provenance(
             device_serial=serial, os_build="12", soc="SDM845", model_sha256=model_sha256, runner="test",
             runner_sha256="1" * 64, core_mask="80", before=DeviceState(), after=DeviceState(),
-            unreadable=DeviceState().unreadable, started_at=START, finished_at=START,
+            unreadable=DeviceState().unreadable, started_at=at, finished_at=at,
         )  # fmt: skip
         stopping = Protocol(runtime="litert", runtime_version="2.3.0").stopping
         return Measurement.from_rounds(rounds, subject_id=subject_id, stopping=stopping, provenance=provenance)

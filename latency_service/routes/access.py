@@ -34,6 +34,7 @@ class Rule(NamedTuple):
 PUBLIC = Rule(None)
 AGENT = Rule(frozenset({Role.AGENT}))
 CLIENT = Rule(frozenset({Role.CLIENT}))
+ADMIN = Rule(frozenset())
 BOTH = Rule(frozenset({Role.AGENT, Role.CLIENT}))
 
 RULES = {
@@ -44,6 +45,8 @@ RULES = {
     "GET /v1/devices/{serial}": BOTH,
     "PUT /v1/devices/{serial}": AGENT,
     "POST /v1/devices/{serial}/faults": AGENT,
+    "POST /v1/devices/{serial}/checks": AGENT,
+    "DELETE /v1/devices/{serial}/quarantine": ADMIN,
     "GET /v1/devices/{device:path}/units": CLIENT,
     "POST /v1/leases": AGENT,
     "POST /v1/leases/{token}/renew": AGENT,

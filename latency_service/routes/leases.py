@@ -4,8 +4,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Response
 
-from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState
-from latency_service import devices, latencies, queue
+from latency_contract.jobs import DeviceCheck, Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState
+from latency_service import devices, drift, latencies, queue
 from latency_service.logs import note, short
 from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Service, Writing, refusals
@@ -27,12 +27,13 @@ REPORT_EXAMPLE = {
 def lease_jobs(
     request: Annotated[LeaseRequest, Body(examples=[{"serial": "89AX0KCQ1", "max_jobs": 16}])],
     service: Service,
-) -> Lease:
-    """The most urgent jobs for a unit."""
+) -> Lease | DeviceCheck:
+    """The most urgent jobs for a unit; where it is in quarantine and a check is due, what is to be measured for it."""
     settings, now, lease = service.settings, service.clock(), None
     note(serial=request.serial)
     with service.database.reading() as session:
         device = devices.known(session, request.serial)
+        check = drift.check_due(session, device, now=now)
         idle = latencies.nothing_to_lease(session, device, now=now)
         seen_s_ago = (now - device.last_seen_at).total_seconds()
         wait_s = devices.idle_wait_s(session, settings=settings, random=service.random, now=now)
@@ -44,6 +45,8 @@ def lease_jobs(
     elif seen_s_ago > settings.seen_s:
         with service.database.writing() as session:
             devices.note_seen(session, request.serial, now=now)
+    if check is not None:
+        return check
     if lease is None:
         return Response(status_code=204, headers={"Retry-After": str(wait_s)})  # type: ignore[return-value]
     note(lease=short(lease.token), jobs=[job.job_id for job in lease.jobs])
@@ -69,7 +72,7 @@ def report_outcomes(
 ) -> dict[str, int]:
     """Measurements and failures of some or all jobs of a lease: all are stored, or none. Says how many are left."""
     note(jobs=[outcome.job_id for outcome in report.outcomes])
-    return {"remaining": latencies.accept(session, token, report, now=service.clock())}
+    return {"remaining": latencies.accept(session, token, report, settings=service.settings, now=service.clock())}
 
 
 @router.post("/leases/{token}/release", status_code=204, responses=refusals(409))

@@ -162,7 +162,7 @@ def test_a_guarded_endpoint_refuses_whom_it_must_and_admits_whom_it_should(
             assert response.status_code < 500
         else:
             assert (response.status_code, refusal(response).error) == (403, "WrongRole")
-            assert f"has the role {role}; this needs admin or" in refusal(response).detail
+            assert f"has the role {role}; this needs admin" in refusal(response).detail
         sent.append(token)
         answers.append(response)
     for token in sent:
