@@ -8,16 +8,10 @@ HOSTNAME and TERM are set anew and TMPDIR is /data/local/tmp; it starts in the f
 """
 
 import contextlib
-import fcntl
-import hashlib
 import os
-import platform
-import re
-import shutil
 import socket
 import struct
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -98,7 +92,7 @@ class Adbd:
         """On the port that it had, or on a free one."""
         again = self.port != 0
         for _ in range(1 if again else 5):  # a free port may be taken by others before adbd takes it
-            self.port = self.port if again else _free_port()
+            self.port = self.port if again else free_port()
             # Where whoever started us ignores hang-ups, as under nohup, the device's shells would ignore them too.
             command = ["/usr/bin/env", "--default-signal=HUP", *_command(installed(), "adbd")]
             with self._log.open("ab") as output:
@@ -132,7 +126,7 @@ def _command(root: Path, program: str) -> list[str]:
     return [str(loader), "--library-path", f"{libraries}:{libraries / 'android'}", str(binary)]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
@@ -150,7 +144,7 @@ def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
 @contextmanager
 def adb_client(folder: Path) -> Iterator["AdbClient"]:
     """Debian's `adb`, with a server of its own that keeps its key in `folder`."""
-    port = _free_port()
+    port = free_port()
     environment = os.environ | {"HOME": str(folder), "ANDROID_ADB_SERVER_PORT": str(port), "ADB_MDNS": "0"}
     command = _command(installed(), "adb")
     with (folder / "adb.log").open("ab") as output:
