@@ -82,9 +82,7 @@ def run(*, quick: bool) -> None:
     record(
         "chaos",
         settings=settings,
-        figures={
-            key: Figure(value, value, value, UNITS[key.removesuffix("_sqlite")]) for key, value in figures.items()
-        },
+        figures={key: Figure(n, n, n, UNITS[key.removesuffix("_sqlite")]) for key, n in figures.items()},
         targets=targets | {f"{key}_sqlite": target for key, target in targets.items()},
         save=not quick,
     )
@@ -122,9 +120,9 @@ class _Farm:
             over = threading.Event()
             asking = threading.Thread(target=self._ask, args=(url, wanted, over))
             asking.start()
-            holder = LateHolder(
-                url, database, like=LatencyService(ServiceConnection(url), device=None, client="").device
-            )
+            with ServiceConnection(url) as connection:
+                board = LatencyService(connection, device=None, client="control", wait=True).device
+            holder = LateHolder(url, database, like=board)
             stack.callback(holder.close)
             holding = threading.Thread(target=holder.run, args=(over,))
             holding.start()

@@ -1,7 +1,8 @@
 """Debian's real `adbd`, and its `adb`, from Debian 13 on: the far end of ADB for tests and benchmarks.
 
-On Debian 12 and 13 the packages come from the machine's own sources (debian_packages.py). This `adbd` is a shell for whoever reaches its port, as the user who starts
-it: it asks for no key (whether to ask is compiled in), so it is made to listen on 127.0.0.1 only.
+On Debian 12 and 13 the packages come from the machine's own sources (debian_packages.py). This `adbd` is a shell for
+whoever reaches its port, as the user who starts it: it asks for no key (whether to ask is compiled in), so it is made
+to listen on 127.0.0.1 only.
 
 What a script finds there: PATH and any other variable are those that `adbd` was given, but HOME, SHELL, USER, LOGNAME,
 HOSTNAME and TERM are set anew and TMPDIR is /data/local/tmp; it starts in the folder in which `adbd` was started.

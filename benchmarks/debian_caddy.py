@@ -1,4 +1,4 @@
-"""Debian's real Caddy with the project's Caddyfile, for tests and benchmarks: the proxy in front of several services."""
+"""Debian's real Caddy with the project's Caddyfile: the proxy in front of several services, in tests and benchmarks."""
 
 import re
 import time

@@ -89,9 +89,7 @@ def _codename() -> str:
     except OSError as error:
         raise CannotInstall("This system does not say what it is.") from error
     if release["ID"] != "debian" or release.get("VERSION_CODENAME") not in ("bookworm", "trixie"):
-        raise CannotInstall(
-            f"Packages are taken from Debian 12 or 13; this is {release.get('PRETTY_NAME', 'another')}."
-        )
+        raise CannotInstall(f"Packages come from Debian 12 or 13; this is {release.get('PRETTY_NAME', 'another')}.")
     return release["VERSION_CODENAME"]
 
 

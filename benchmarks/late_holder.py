@@ -40,18 +40,17 @@ class LateHolder:
 
     def run(self, over: threading.Event) -> None:
         """Until `over`; what it holds then is reported as soon as others have had it."""
-        for _ in range(LEASES):
-            if over.wait(PAUSE_S):
-                break
+        left = LEASES
+        while not over.wait(PAUSE_S) and left:
             with suppress(ServiceUnreachable):
-                self._lease_and_forget()
+                left -= self._lease_and_forget()
             self._report_late()
         while self._held:
             self._report_late()
             time.sleep(POLL_S)
 
     def in_time(self) -> int:
-        """What is accepted of a lease that it does hold: one job's measurement, without which refusals prove nothing."""
+        """The status of a report under a lease that it does hold, without which refusals would prove nothing."""
         self._start_anew()
         while (lease := self._lease()) is None:
             time.sleep(POLL_S)
@@ -61,17 +60,19 @@ class LateHolder:
     def close(self) -> None:
         self._connection.close()
 
-    def _lease_and_forget(self) -> None:
+    def _lease_and_forget(self) -> bool:
+        """Whether there was one to be had."""
         self._start_anew()
         lease = self._lease()
         if lease is None:
-            return
+            return False
         if max(job.attempt for job in lease.jobs) > 1:  # others have let it run out before
             with suppress(ServiceRefused):
                 self._connection.request("POST", f"/v1/leases/{lease.token}/release", body=LeaseRelease())
-            return
+            return False
         self._held.append(lease)
         self._start_anew()
+        return True
 
     def _start_anew(self) -> None:
         """Whoever does has forgotten its leases: the service lets them run out."""
@@ -102,7 +103,8 @@ class LateHolder:
                 self._connection.request("POST", f"/v1/leases/{lease.token}/{verb}", body=body)
                 self.accepted += 1
             except ServiceRefused as refusal:
-                assert refusal.error == "StaleLease", refusal
+                if refusal.error != "StaleLease":
+                    raise
                 self.refused += 1
 
     def _measured(self, lease: Lease, job: LeasedJob) -> LeaseReport:

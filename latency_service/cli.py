@@ -66,9 +66,7 @@ def serve(
     ] = False,
     convert: Annotated[
         bool,
-        typer.Option(
-            help="convert what is asked for; --no-convert needs no TensorFlow and leaves it to other services"
-        ),
+        typer.Option(help="convert to TFLite; --no-convert needs no TensorFlow and leaves it to other services"),
     ] = Settings.converts,
     log_format: Annotated[
         LogFormat, typer.Option(help="what is logged on stderr: lines for people, or one JSON object a line")

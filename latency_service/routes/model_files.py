@@ -49,7 +49,7 @@ def convert_network(content: Octets, service: Service) -> Response:
     """The TFLite model of a network with trained weights: input (1, height, width, channels). Nothing is kept here."""
     if service.converter is None:
         raise ConvertsElsewhere(
-            "This service converts nothing (serve --no-convert). Send it to one that does; a proxy in front of both should"
-            " lead /v1/conversions there."
+            "This service converts nothing (serve --no-convert). Send it to one that does; a proxy in front of both"
+            " has to lead /v1/conversions there."
         )
     return Response(service.converter.convert(weights_file.parse(content)), media_type=OCTETS)
