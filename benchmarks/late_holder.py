@@ -23,6 +23,7 @@ SERIAL = "late-holder"
 LEASES, JOBS = 15, 2  # at most, and jobs of each: a lease that runs out costs its jobs one of five attempts
 PAUSE_S = 1.0  # between two leases
 POLL_S = 0.2
+LAST_REPORTS_S = 60.0  # to get through to a service that was just killed
 
 
 class LateHolder:
@@ -45,7 +46,8 @@ class LateHolder:
             with suppress(ServiceUnreachable):
                 left -= self._lease_and_forget()
             self._report_late()
-        while self._held:
+        deadline = time.monotonic() + LAST_REPORTS_S
+        while self._held and time.monotonic() < deadline:
             self._report_late()
             time.sleep(POLL_S)
 
