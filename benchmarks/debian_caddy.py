@@ -35,7 +35,7 @@ def running_caddy(folder: Path, addresses: Mapping[str, int], *, port: int) -> I
     command = [str(program()), "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
     own = {name: str(folder) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
     url = f"http://127.0.0.1:{port}"
-    with Command(*command, log=folder / "caddy.log", environment=own | {"PADNAS_ADDRESS": f":{port}"}) as caddy:
+    with Command(*command, log=folder / "caddy.log", environment=own | {"PADNAS_PORT": str(port)}) as caddy:
         deadline = time.monotonic() + START_S
         while not _answers(url):
             assert caddy.process.poll() is None, caddy.log.read_text()
