@@ -45,7 +45,7 @@ from tests.postgresql import PostgresqlServer, running_server
 SEED = 0
 KILLS, OPERATORS, AGENTS = 50, 300, 6
 QUICK_KILLS, QUICK_OPERATORS = 5, 24
-PAUSE_S = 2.0  # between two kills, on average; drawn from an exponential distribution
+PAUSE_S = 4.0  # between two kills, on average; drawn from an exponential distribution
 DOWN_S = 2.0  # a killed program is away for up to this long
 POLL_S = 0.1
 GIVE_UP_S = 1800.0  # what is not measured by then is lost
