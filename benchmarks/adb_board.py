@@ -10,15 +10,10 @@ from benchmarks.processes import Program
 
 
 @contextmanager
-def running_board(folder: Path, *, machine_id: str | None = None) -> Iterator[Adbd]:
-    """Its python3 is this one, which has LiteRT. `machine_id`: of one unit among several, instead of this machine's."""
+def running_board(folder: Path) -> Iterator[Adbd]:
+    """Its python3 is this one, which has LiteRT."""
     programs = folder / "programs"
     programs.mkdir()
-    if machine_id is not None:
-        (programs / "cat").write_text(
-            f'#!/bin/sh\nif [ "$*" = /etc/machine-id ]; then echo {machine_id}; else exec /bin/cat "$@"; fi\n'
-        )
-        (programs / "cat").chmod(0o755)
     (programs / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (programs / "python3").chmod(0o755)
     with Adbd(folder / "board", programs=programs) as adbd:

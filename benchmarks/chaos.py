@@ -1,11 +1,11 @@
 """kill -9 of anything at any moment, while six agents measure 300 operators.
 
 As docker-compose.yml has it: two services that convert nothing, one that does, a proxy in front of them, PostgreSQL.
-Six agents measure on six boards, each behind a real `adbd` of its own; all are this machine, so what they measure is of
-no interest here. Programs are killed at random moments and started again within two seconds, as is one that ended by
-itself because another was away. Meanwhile a holder that always comes too late (late_holder.py) reports with tokens of
-leases whose jobs others have. Then the same on SQLite, with one service that converts itself. Figures, those of SQLite
-with the suffix `_sqlite`:
+The agents are processes with the agent's own loop and a scripted device behind it (scripted_agent.py): what they report
+is no measurement of anything. What breaks between an agent and a real `adbd` is in adb_faults.py. Programs are killed
+at random moments and started again within two seconds, as is one that ended by itself because another was away.
+Meanwhile a holder that always comes too late (late_holder.py) reports with tokens of leases whose jobs others have.
+Then the same on SQLite, with one service that converts itself. Figures, those of SQLite with the suffix `_sqlite`:
 
     kills            by kill -9 before the last operator was measured; the log is in the results
     lost             operators without a measurement at the end
@@ -27,7 +27,6 @@ from typing import NamedTuple
 import psutil
 from sqlalchemy import select
 
-from benchmarks.adb_board import running_board, start_adb_agent
 from benchmarks.debian_adbd import free_port
 from benchmarks.debian_caddy import running_caddy
 from benchmarks.late_holder import SERIAL, LateHolder
@@ -38,6 +37,7 @@ from latency_contract.operators import Operator
 from latency_contract.tables import Purpose
 from latency_service.database import Database
 from latency_service.models import MeasurementRow
+from search_client.errors import NotMeasurable
 from search_client.latencies import LatencyService
 from search_client.spaces import load_space
 from tests.postgresql import PostgresqlServer, running_server
@@ -45,7 +45,7 @@ from tests.postgresql import PostgresqlServer, running_server
 SEED = 0
 KILLS, OPERATORS, AGENTS = 50, 300, 6
 QUICK_KILLS, QUICK_OPERATORS = 5, 24
-PAUSE_S = 4.0  # between two kills, on average; drawn from an exponential distribution
+PAUSE_S = 2.0  # between two kills, on average; drawn from an exponential distribution
 DOWN_S = 2.0  # a killed program is away for up to this long
 POLL_S = 0.1
 GIVE_UP_S = 1800.0  # what is not measured by then is lost
@@ -114,16 +114,18 @@ class _Farm:
             stack.callback(self._stop)
             url = self._services(stack)
             for number in range(1, AGENTS + 1):
-                self._agent(stack, number, url)
-            began = time.monotonic()
+                self._agent(f"agent-{number}", url)
             self._keep_running()
-            over = threading.Event()
-            asking = threading.Thread(target=self._ask, args=(url, wanted, over))
-            asking.start()
-            with ServiceConnection(url) as connection:
-                board = LatencyService(connection, device=None, client="control", wait=True).device
-            holder = LateHolder(url, database, like=board)
+            for name in [name for name in self._start if not name.startswith("agent")]:
+                self._running[name].wait_for_line(r"(latency service on)")
+            connection = stack.enter_context(ServiceConnection(url))
+            service = LatencyService(connection, device=None, client="benchmark", wait=True)
+            holder = LateHolder(url, database, like=service.device)
             stack.callback(holder.close)
+            began = time.monotonic()
+            over = threading.Event()
+            asking = threading.Thread(target=self._ask, args=(service, wanted, over))
+            asking.start()
             holding = threading.Thread(target=holder.run, args=(over,))
             holding.start()
             next_kill = began + self._generator.expovariate(1 / PAUSE_S)
@@ -140,9 +142,8 @@ class _Farm:
                 time.sleep(POLL_S)
             measured, of_holder = self._measured(database)
             for name in [name for name in self._running if name.startswith("agent")]:
-                self._running.pop(name).stop()
-            with ServiceConnection(url) as connection:
-                LatencyService(connection, device=None, client="control").request([control], purpose=Purpose.TABLE)
+                self._running.pop(name).kill()
+            service.request([control], purpose=Purpose.TABLE)
             assert holder.in_time() == 200, "what the late holder reports would be refused anyway"
         ids = {operator.id for operator in wanted}
         figures = {
@@ -171,11 +172,9 @@ class _Farm:
         self._start[name] = lambda: Program("latency_service.cli", *arguments, log=log)
         return f"http://127.0.0.1:{port}"
 
-    def _agent(self, stack: ExitStack, number: int, url: str) -> None:
-        folder = self._folder / f"board-{number}"
-        folder.mkdir()
-        adbd = stack.enter_context(running_board(folder, machine_id=f"{number:032x}"))
-        self._start[f"agent-{number}"] = lambda: start_adb_agent(folder, url, port=adbd.port)
+    def _agent(self, name: str, url: str) -> None:
+        log = self._folder / f"{name}.log"
+        self._start[name] = lambda: Program("benchmarks.scripted_agent", url, name, log=log)
 
     def _keep_running(self) -> None:
         for name, start in self._start.items():
@@ -213,11 +212,11 @@ class _Farm:
             self._down_until[name] = time.monotonic() + down_s
         return name
 
-    def _ask(self, url: str, operators: Sequence[Operator], over: threading.Event) -> None:
+    def _ask(self, service: LatencyService, operators: Sequence[Operator], over: threading.Event) -> None:
         try:
-            with ServiceConnection(url) as connection:
-                service = LatencyService(connection, device=None, client="benchmark", wait=True)
-                service.measured(operators, purpose=Purpose.TABLE, on_progress=lambda _: None)
+            service.measured(operators, purpose=Purpose.TABLE, on_progress=lambda _: None)
+        except NotMeasurable as failure:
+            print(failure)  # they are lost
         finally:
             over.set()
 
@@ -230,8 +229,7 @@ class _Farm:
 
     def _stop(self) -> None:
         for program in self._running.values():
-            if program.process.poll() is None:
-                program.stop()
+            program.kill()
 
 
 def _tensorflow(service: Program) -> list[psutil.Process]:
