@@ -2,10 +2,11 @@
 
 As docker-compose.yml has it: two services that convert nothing, one that does, a proxy in front of them, PostgreSQL.
 The agents are processes with the agent's own loop and a scripted device behind it (scripted_agent.py): what they report
-is no measurement of anything. What breaks between an agent and a real `adbd` is in adb_faults.py. Programs are killed
-at random moments and started again within two seconds, as is one that ended by itself because another was away.
-Meanwhile a holder that always comes too late (late_holder.py) reports with tokens of leases whose jobs others have.
-Then the same on SQLite, with one service that converts itself. Figures, those of SQLite with the suffix `_sqlite`:
+is no measurement of anything. What breaks between an agent and a real `adbd` is in adb_faults.py. A kill is due once as
+many operators are measured as were drawn for it; what is killed is drawn too, and started again within two seconds, as
+is what ended by itself because another was away. Meanwhile a holder that always comes too late (late_holder.py)
+reports with tokens of leases whose jobs others have. Then the same on SQLite, with one service that converts itself.
+Figures, those of SQLite with the suffix `_sqlite`:
 
     kills            by kill -9 before the last operator was measured; the log is in the results
     lost             operators without a measurement at the end
@@ -45,7 +46,7 @@ from tests.postgresql import PostgresqlServer, running_server
 SEED = 0
 KILLS, OPERATORS, AGENTS = 50, 300, 6
 QUICK_KILLS, QUICK_OPERATORS = 5, 24
-PAUSE_S = 2.0  # between two kills, on average; drawn from an exponential distribution
+PAUSE_S = 0.5  # between two kills that are due, on average; drawn from an exponential distribution
 DOWN_S = 2.0  # a killed program is away for up to this long
 POLL_S = 0.1
 GIVE_UP_S = 1800.0  # what is not measured by then is lost
@@ -128,13 +129,13 @@ class _Farm:
             asking.start()
             holding = threading.Thread(target=holder.run, args=(over,))
             holding.start()
-            next_kill = began + self._generator.expovariate(1 / PAUSE_S)
-            while not over.wait(POLL_S) and time.monotonic() < began + GIVE_UP_S:
+            due = sorted(self._generator.randrange(len(wanted)) for _ in range(kills))
+            while not over.wait(self._generator.expovariate(1 / PAUSE_S)) and time.monotonic() < began + GIVE_UP_S:
                 self._keep_running()
-                if len(log) < kills and time.monotonic() >= next_kill:
+                done = len(self._measured(database)[0])
+                if len(log) < kills and due[len(log)] <= done:
                     at_s = time.monotonic() - began
-                    log.append(f"{at_s:.1f} s: {self._kill()}")
-                    next_kill = time.monotonic() + self._generator.expovariate(1 / PAUSE_S)
+                    log.append(f"{at_s:.1f} s, {done} measured: {self._kill()}")
             wall_s = time.monotonic() - began
             over.set()
             while holding.is_alive() or asking.is_alive():

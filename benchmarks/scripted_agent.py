@@ -17,7 +17,7 @@ from latency_contract.devices import DeviceKind, DeviceReport
 from latency_contract.protocols import Protocol
 from tests.device_agents.scripted_device import ScriptedDevice
 
-BLOCK_S = 0.2  # an operator takes six rounds of two blocks and so 2.4 s
+BLOCK_S = 0.1  # an operator takes six rounds of two blocks and so 1.2 s
 MAX_JOBS = 8
 
 
