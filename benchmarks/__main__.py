@@ -10,6 +10,7 @@ from benchmarks import (
     adb_overhead,
     adb_table,
     ces_overhead,
+    chaos,
     demo_search,
     estimator_study,
     nas_bench_macro_ranking,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "adb_table": adb_table.run,
     "adb_overhead": adb_overhead.run,
     "adb_faults": adb_faults.run,
+    "chaos": chaos.run,
 }
 
 

@@ -41,13 +41,15 @@ def create_app(
 ) -> FastAPI:
     figures = Metrics()
     figures.read(database, settings=settings, clock=clock)
-    converter = Converter(database, settings=settings, clock=clock, metrics=figures)
+    converter = Converter(database, settings=settings, clock=clock, metrics=figures) if settings.converts else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        converter.start()
+        if converter is not None:
+            converter.start()
         yield
-        converter.stop()
+        if converter is not None:
+            converter.stop()
         database.dispose()
 
     app = FastAPI(

@@ -66,6 +66,10 @@ def serve(
     with_local_agent: Annotated[
         bool, typer.Option("--with-local-agent", help="also run an agent that measures on this machine")
     ] = False,
+    convert: Annotated[
+        bool,
+        typer.Option(help="convert to TFLite; --no-convert needs no TensorFlow and leaves it to other services"),
+    ] = Settings.converts,
     log_format: Annotated[
         LogFormat, typer.Option(help="what is logged on stderr: lines for people, or one JSON object a line")
     ] = LogFormat.TEXT,
@@ -75,7 +79,7 @@ def serve(
     As long as no token was ever created, the service listens on this machine alone, and serves everybody there.
     """
     logs.configure(log_format)
-    settings = Settings(database_url=database_url, host=host, port=port)
+    settings = Settings(database_url=database_url, host=host, port=port, converts=convert)
     with _prepared(database_url) as database, database.reading() as session:
         if not settings.this_machine_alone and not tokens.valid(session):
             _refuse(
@@ -314,9 +318,23 @@ def _cannot_open(database: Database, error: DatabaseError) -> str:
 
 def _open(database_url: str) -> Database:
     try:
-        return Database(database_url)
+        return Database(database_url, password=_password_of_environment())
     except ValueError as error:
         _refuse(str(error))
+
+
+def _password_of_environment() -> str | None:
+    """What the file says that PADNAS_DATABASE_PASSWORD_FILE names. Raises ValueError where it cannot be read."""
+    path = os.environ.get("PADNAS_DATABASE_PASSWORD_FILE")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ValueError(
+            f"The password file {path} cannot be read: {why}. Mend PADNAS_DATABASE_PASSWORD_FILE."
+        ) from error
 
 
 def _url(host: str, port: int) -> str:

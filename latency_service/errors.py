@@ -18,6 +18,7 @@ ServiceFault
 ├── QueueFull          429   one client waits for more than is its share
 ├── ConversionFailed   400   a subject that TensorFlow cannot convert; in the queue, it fails the jobs that wait for it
 ├── ConverterBusy      503   or not to be had: it starts, it ends, or many wait for it
+├── ConvertsElsewhere  421   a service that was told to leave converting to others
 ├── StaleLease         409   the token is not, or no longer, the owner of these jobs
 ├── WrongMeasurement   409   a result that does not belong to the job it is reported for
 └── SchemaMismatch     503   the database has another schema than this program
@@ -108,6 +109,10 @@ class ConversionFailed(ServiceFault):
 
 class ConverterBusy(ServiceFault):
     status = 503
+
+
+class ConvertsElsewhere(ServiceFault):
+    status = 421
 
 
 class StaleLease(ServiceFault):

@@ -15,7 +15,9 @@ import pytest
 import uvicorn
 from hypothesis import settings
 
-from benchmarks.debian_adbd import CannotInstall, installed
+from benchmarks.debian_adbd import installed
+from benchmarks.debian_caddy import program as caddy
+from benchmarks.debian_packages import CannotInstall
 from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection
 from latency_contract.devices import Device, DeviceKind, DeviceReport
@@ -203,9 +205,20 @@ def connection(service_url: str) -> Iterator[ServiceConnection]:
 
 @pytest.fixture(scope="session")
 def debian_adbd() -> Path:
-    """Where Debian's `adbd` is installed. Where that cannot be, its tests are skipped; under CI they fail."""
+    """Where Debian's `adbd` is installed."""
+    return _of_debian(installed)
+
+
+@pytest.fixture(scope="session")
+def debian_caddy() -> Path:
+    """Debian's Caddy."""
+    return _of_debian(caddy)
+
+
+def _of_debian(install: Callable[[], Path]) -> Path:
+    """Where something cannot be installed, its tests are skipped; under CI they fail."""
     try:
-        return installed()
+        return install()
     except CannotInstall as reason:
         if os.environ.get("CI"):
             pytest.fail(str(reason))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -56,6 +57,14 @@ class PostgresqlServer:
         process = self._server.get_postmaster_info().process
         process.send_signal(signal.SIGQUIT)
         process.wait()
+
+    def kill(self) -> None:
+        """kill -9 of the postmaster. Its children end when they notice, and before that it could not start again."""
+        process = self._server.get_postmaster_info().process
+        children = process.children(recursive=True)
+        process.kill()
+        _, left = psutil.wait_procs([process, *children], timeout=30)
+        assert not left, f"PostgreSQL is gone, and {left} are not"
 
     def start(self) -> None:
         self._server.ensure_postgres_running()

@@ -63,7 +63,8 @@ def report_device(
             f"The address names unit '{serial}', the report unit '{report.serial}'; use the same for both."
         )
     row = devices.report(session, report, now=service.clock())
-    service.converter.wake()
+    if service.converter is not None:
+        service.converter.wake()
     return devices.shown(row, settings=service.settings, now=service.clock())
 
 

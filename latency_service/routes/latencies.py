@@ -64,7 +64,7 @@ def query_latencies(
             session, device_model=device_model, protocol_id=protocol.id, settings=service.settings, now=now
         )
         protocol_id = protocol.id
-    if query.queue_missing:
+    if query.queue_missing and service.converter is not None:
         service.converter.wake()
     return LatencyAnswer(
         device_model=device_model,
