@@ -151,7 +151,8 @@ def accept(session: Session, token: str, report: LeaseReport, *, now: datetime) 
         device = devices.known(session, outcome.measurement.provenance.device_serial)
         device.last_seen_at = now
         devices.close_breaker(device)
-        devices.count_measured(session, device, outcome.measurement.verdict, now=now)
+        temperature_c = outcome.measurement.provenance.after.temperature_c
+        devices.count_measured(session, device, outcome.measurement.verdict, temperature_c=temperature_c, now=now)
     session.flush()
     return queue.remaining(session, token)
 

@@ -130,6 +130,7 @@ class DeviceRow(Base):
     measured_steady: Mapped[int] = mapped_column(default=0)
     measured_unsteady: Mapped[int] = mapped_column(default=0)
     last_measured_at: Mapped[datetime | None]
+    last_temperature_c: Mapped[float | None]  # after that; None where the device does not say
 
 
 class JobRow(Base):
@@ -246,6 +247,17 @@ class TableEntryRow(Base):
 
     version_id: Mapped[int] = mapped_column(ForeignKey("table_versions.id"), primary_key=True)
     measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), primary_key=True)
+
+
+class SearchRow(Base):
+    """A search that reports itself: its last word."""
+
+    __tablename__ = "searches"
+
+    owner: Mapped[str] = mapped_column(String(MAX_TOKEN_NAME), primary_key=True)  # its token's name
+    id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    document: Mapped[str] = mapped_column(Text)
+    reported_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class TokenRow(Base):
