@@ -149,7 +149,7 @@ def at_rest(row: DeviceRow, now: datetime) -> bool:
 def count_measured(
     session: Session, row: DeviceRow, verdict: Verdict, *, temperature_c: float | None, now: datetime
 ) -> None:
-    """One more accepted measurement, and how warm it left the device. The database adds: two reports at once are two."""
+    """One more accepted measurement, which left the device so warm. The database adds: two at once are two."""
     counter = {Verdict.STEADY: DeviceRow.measured_steady, Verdict.UNSTEADY: DeviceRow.measured_unsteady}[verdict]
     this = update(DeviceRow).where(DeviceRow.serial == row.serial)
     session.execute(

@@ -36,7 +36,7 @@ class HeatMap(NamedTuple):
 
     def limit_ms(self, band: int) -> float:
         """Where a band begins; that of BANDS is where the last one ends."""
-        return self.fastest_ms * (self.slowest_ms / self.fastest_ms) ** (band / BANDS)
+        return self.fastest_ms * math.pow(self.slowest_ms / self.fastest_ms, band / BANDS)
 
 
 def heat_map(entries: Iterable[TableEntry]) -> HeatMap:

@@ -1,5 +1,6 @@
 """Pages of the dashboard from templates; how numbers and times are written in them; what a browser may do with them."""
 
+import math
 from datetime import datetime
 from typing import Any
 
@@ -21,12 +22,26 @@ HEADERS = {
 }
 
 
-def milliseconds(value: float | None) -> str:
-    """Three significant digits, never in powers of ten; four where a fifth of a per cent would show."""
-    if value is None:
-        return ABSENT
-    decimals = 4 if value < 0.1 else 3 if value < 1 else 2 if value < 10 else 1 if value < 100 else 0
+def milliseconds(value: float, *, digits: int = 3) -> str:
+    """So many significant digits, never in powers of ten."""
+    decimals = max(0, digits - 1 - math.floor(math.log10(value)))
     return f"{value:,.{decimals}f}"
+
+
+def finely(value: float) -> str:
+    """Where the ends of an interval have to be told apart."""
+    return milliseconds(value, digits=5)
+
+
+def half_width(percent_of_it: float) -> str:
+    return f"{percent_of_it:.1f}" if percent_of_it >= 0.1 else f"{percent_of_it:.2f}"
+
+
+def reading(value: object) -> str:
+    """Of a device's state."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ABSENT if value is None else str(value)
 
 
 def celsius(value: float | None) -> str:
@@ -62,6 +77,7 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.filters |= {
-    "ms": milliseconds, "celsius": celsius, "percent": percent, "moment": moment, "short": short, "age": age,
+    "ms": milliseconds, "finely": finely, "half_width": half_width, "reading": reading, "celsius": celsius,
+    "percent": percent, "moment": moment, "short": short, "age": age,
 }  # fmt: skip
 _ENVIRONMENT.globals["condition"] = condition
