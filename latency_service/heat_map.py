@@ -1,4 +1,4 @@
-"""A table as people look at it: one line a layer, one column an operator that could be there, the slower the darker.
+"""A table as people look at it: one line a layer, one column an operator that could be there, the slower the stronger.
 
 A table knows operators, not the space that they come from. Operators of equal input, output, stride and activation can
 take each other's place in a network, so they share a line.
