@@ -59,7 +59,8 @@ def test_a_single_latency_has_one_band(operator: Make) -> None:
     drawn = heat_map([entry(operator(), 1.0)])
     (cell,) = drawn.lines[0].cells
     assert cell is not None
-    assert (cell.band, cell.half_width_pct) == (0, pytest.approx(2.0))
+    assert cell.band == 0
+    assert cell.half_width_pct == pytest.approx(2.0)
 
 
 def test_stems_and_heads_are_beside_the_map() -> None:

@@ -137,7 +137,7 @@ def test_pages_have_landmarks_headed_tables_and_fit_a_phone(page: Page) -> None:
     for path in ("/", "/devices/Pixel%203", "/measurements/1", "/compare"):
         page.goto(path)
         for landmark in ("banner", "main", "contentinfo"):
-            expect(page.get_by_role(landmark)).to_have_count(1)  # type: ignore[arg-type]
+            expect(page.get_by_role(landmark)).to_have_count(1)
         assert page.locator("th:not([scope])").count() == 0
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, "only tables scroll sideways"
     page.keyboard.press("Tab")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from latency_contract.searches import SearchState
+from latency_contract.searches import SearchReport, SearchState
 from latency_service import searches
 from latency_service.database import Database
 from latency_service.searches import ReportedSearch
@@ -16,7 +16,7 @@ from tests.conftest import live_service
 
 
 @pytest.fixture
-def first(tmp_path: Path) -> search_reports.SearchReport:
+def first(tmp_path: Path) -> SearchReport:
     started_at = datetime.now(UTC)
     return first_report(tmp_path / "run", device="Pixel 3", space="my/space.toml", stages=3, started_at=started_at)
 
@@ -29,7 +29,7 @@ def heard(url: str) -> list[ReportedSearch]:
     return found
 
 
-def test_the_service_hears_the_stage_the_best_and_the_end(first: search_reports.SearchReport, tmp_path: Path) -> None:
+def test_the_service_hears_the_stage_the_best_and_the_end(first: SearchReport, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'x.db'}"
     with live_service(url) as address:
         reports = SearchReports(address, "s", first, say=pytest.fail)
@@ -47,15 +47,13 @@ def test_the_service_hears_the_stage_the_best_and_the_end(first: search_reports.
         assert heard(url)[0].report.state == SearchState.STOPPED
 
 
-def test_a_service_that_is_away_stops_no_search(
-    first: search_reports.SearchReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_service_that_is_away_stops_no_search(first: SearchReport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_reports, "FAREWELL_S", 0.1)
     with SearchReports("http://127.0.0.1:9", "s", first, say=lambda _: None).running():
         pass
 
 
-def test_an_address_that_is_none_is_said_once(first: search_reports.SearchReport) -> None:
+def test_an_address_that_is_none_is_said_once(first: SearchReport) -> None:
     said: list[str] = []
     with SearchReports("nowhere", "s", first, say=said.append).running():
         pass
