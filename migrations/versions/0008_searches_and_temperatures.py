@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("devices", sa.Column("last_temperature_c", sa.Float(), nullable=True))
+    op.add_column("devices", sa.Column("last_temperature_c", sa.Double(), nullable=True))
     op.create_table(
         "searches",
         sa.Column("owner", sa.String(50), nullable=False),

@@ -270,10 +270,12 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_comes(farm: Farm, 
     connection.putheader("Content-Length", str(limit + 1))
     connection.endheaders()
     response = connection.getresponse()
-    body = ErrorBody.model_validate_json(response.read())
+    body = response.read().decode()
     connection.close()
-    assert (response.status, body.error) == (413, "BodyTooLarge")
-    assert f"longer than the {limit:,} bytes that are accepted here" in body.detail
+    assert response.status == 413
+    assert f"longer than the {limit:,} bytes that are accepted here" in body
+    if route not in PAGES and route.path not in FILES:
+        assert ErrorBody.model_validate_json(body).error == "BodyTooLarge"
 
 
 def test_a_body_that_does_not_say_how_long_it_is_is_refused_too(farm: Farm) -> None:
