@@ -178,12 +178,16 @@ def at_rest(row: DeviceRow, now: datetime) -> bool:
     return row.blocked_until is not None and row.blocked_until > now
 
 
-def count_measured(session: Session, row: DeviceRow, verdict: Verdict, *, now: datetime) -> None:
-    """One more accepted measurement. The database adds, so that two reports at once are two."""
+def count_measured(
+    session: Session, row: DeviceRow, verdict: Verdict, *, temperature_c: float | None, now: datetime
+) -> None:
+    """One more accepted measurement, which left the device so warm. The database adds: two at once are two."""
     counter = {Verdict.STEADY: DeviceRow.measured_steady, Verdict.UNSTEADY: DeviceRow.measured_unsteady}[verdict]
     this = update(DeviceRow).where(DeviceRow.serial == row.serial)
     session.execute(
-        this.values({counter: counter + 1, DeviceRow.last_measured_at: now}),
+        this.values(
+            {counter: counter + 1, DeviceRow.last_measured_at: now, DeviceRow.last_temperature_c: temperature_c}
+        ),
         execution_options={"synchronize_session": False},
     )
 

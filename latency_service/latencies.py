@@ -171,7 +171,8 @@ def accept(session: Session, token: str, report: LeaseReport, *, settings: Setti
     device.last_seen_at = now
     devices.close_breaker(device)
     for _, measured in accepted:
-        devices.count_measured(session, device, measured.verdict, now=now)
+        temperature_c = measured.provenance.after.temperature_c
+        devices.count_measured(session, device, measured.verdict, temperature_c=temperature_c, now=now)
     if drift is not None:
         impose(session, device, drift)
     session.flush()

@@ -132,6 +132,7 @@ class DeviceRow(Base):
     measured_unsteady: Mapped[int] = mapped_column(default=0)
     last_measured_at: Mapped[datetime | None]
     quarantine: Mapped[str | None] = mapped_column(Text)  # the whole Quarantine (drift.py)
+    last_temperature_c: Mapped[float | None]  # after that; None where the device does not say
 
 
 class JobRow(Base):
@@ -281,6 +282,17 @@ class CalibrationRow(Base):
         ),
         Index(None, "table_id", "table_version"),
     )
+
+
+class SearchRow(Base):
+    """A search that reports itself: its last word."""
+
+    __tablename__ = "searches"
+
+    owner: Mapped[str] = mapped_column(String(MAX_TOKEN_NAME), primary_key=True)  # its token's name
+    id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    document: Mapped[str] = mapped_column(Text)
+    reported_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class TokenRow(Base):

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -93,6 +94,9 @@ def search(
     ] = None,
     finals: Annotated[int | None, typer.Option(help="architectures to return")] = None,
     seed: Annotated[int | None, typer.Option(help="of all randomness")] = None,
+    report_to_service: Annotated[
+        bool, typer.Option("--report-to-service", help="show at the service's dashboard how far the search is")
+    ] = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -102,6 +106,7 @@ def search(
     from search_client.progress import ConsoleProgress
     from search_client.report import terminal_table
     from search_client.run_directory import RunDirectory
+    from search_client.search_reports import SearchReports, first_report
 
     flags = {
         "space": space,
@@ -130,7 +135,10 @@ def search(
     settings = resolve(flags, file=config)
     must_be_one(service, settings.table)
     client = f"search-{content_hash([settings.model_dump(mode='json'), str(out.resolve())])[:16]}"
-    progress = ConsoleProgress()
+    if report_to_service and service is None:
+        raise ValueError("--report-to-service needs the address of one: --service URL.")
+    reports: SearchReports | None = None
+    progress = ConsoleProgress(heard=lambda *step: reports.doing(*step) if reports is not None else None)
     with RunDirectory(out, settings) as directory:
         path = directory.final
         if path.exists():
@@ -139,7 +147,17 @@ def search(
             source = _latency_source(settings, directory, progress, service=service, client=client, wait=wait)
             try:
                 with source as latencies:
-                    Search(settings, latencies, directory, progress).run()
+                    found = Search(settings, latencies, directory, progress)
+                    if report_to_service:
+                        assert service is not None
+                        first = first_report(
+                            out, device=latencies.device_model, space=settings.space, stages=settings.stages - 1,
+                            started_at=datetime.now(UTC),
+                        )  # fmt: skip
+                        reports = SearchReports(service, client, first, say=progress.say)
+                        found.on_stage = reports.stage
+                    with nullcontext() if reports is None else reports.running():
+                        found.run()
             except KeyboardInterrupt:
                 progress.say(f"Stopped. The same command goes on where this one was, in {out}.")
                 raise typer.Exit(1) from None

@@ -5,7 +5,7 @@ anywhere and started again with the same directory ends with the same `final.jso
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -86,6 +86,7 @@ class Search:
     latencies: LatencySource
     directory: RunDirectory
     progress: ConsoleProgress
+    on_stage: Callable[[int, Evaluated | None], None] = lambda _, __: None  # a stage begins, or this is its best now
     source: AccuracySource = field(init=False)
     space: SearchSpace = field(init=False)
     table: AnyTable | None = field(init=False)
@@ -121,6 +122,7 @@ class Search:
 
     def _stage(self, number: int, space: SearchSpace, *, last_table: AnyTable | None = None) -> Stage:
         """Train a supernet (lines 1 and 8), search on it (lines 3 and 10), estimate the distribution (lines 4-6)."""
+        self.on_stage(number, None)
         directory = self.directory.stage(number)
         directory.record_space(space)
         oracle = TimedOracle(self.source.oracle(number, space))
@@ -128,7 +130,7 @@ class Search:
         latency = self._latency(space, table)
         known = {item.architecture: item.accuracy for item in directory.history()}
         with self.progress.task(f"stage {number}: searching", self.config.iterations + 1) as advance:
-            best = 0.0
+            best: Evaluated | None = None
             heard_at, heard_oracle_s = time.perf_counter(), 0.0
 
             def on_generation(generation: int, newest: Sequence[Evaluated]) -> None:
@@ -140,8 +142,10 @@ class Search:
                         GenerationRecord(generation, len(new), now - heard_at, oracle.seconds - heard_oracle_s)
                     )
                 heard_at, heard_oracle_s = time.perf_counter(), oracle.seconds
-                best = max([best, *(item.accuracy for item in newest)])
-                advance(generation + 1, f"best accuracy {best:.1%}")
+                heard = newest if best is None else [best, *newest]
+                best = max(heard, key=lambda item: item.accuracy, default=None)
+                advance(generation + 1, "" if best is None else f"best accuracy {best.accuracy:.1%}")
+                self.on_stage(number, best)
 
             last = number == self.config.stages - 1
             evaluated = ALGORITHMS[self.config.final_search if last else "ces"](

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table as Lines
 
+from latency_contract.comparisons import FALSE_DISCOVERIES, KnownLatency
 from latency_contract.connection import ServiceConnection
 from latency_contract.measurements import Measurement
 from latency_contract.operators import parse_key
@@ -30,7 +31,6 @@ from search_client.imported_tables import (
     AnyTable,
     ImportedEntry,
     ImportFormat,
-    KnownLatency,
     LinearModel,
     OperatorTable,
     describe,
@@ -373,7 +373,7 @@ def _named_table(name: str, service: str | None) -> AnyTable:
 
 
 def _print_comparison(found: "Comparison", *, show_all: bool) -> None:
-    from search_client.table_comparison import FALSE_DISCOVERIES, differences
+    from search_client.table_comparison import differences
 
     output.print(f"A: {describe(found.first)}\nB: {describe(found.second)}", soft_wrap=True)
     for name, (in_first, in_second) in differences(found.first, found.second).items():

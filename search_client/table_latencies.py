@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from latency_contract.calibrations import Calibration, Terms
+from latency_contract.comparisons import KnownLatency
 from latency_contract.operators import Conv, Head, IBConv, Network
 from latency_contract.predictions import CONFIDENCE, Prediction, activations_m, add_up, predicted
 from latency_contract.tables import Table
 from search_client.errors import IncompleteTable
 from search_client.imported_tables import (
     AnyTable,
-    KnownLatency,
     LinearModel,
     OperatorTable,
     describe,
