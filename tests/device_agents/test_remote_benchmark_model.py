@@ -104,6 +104,58 @@ def test_another_build_makes_another_protocol(
         assert isinstance(run(device, model)[0], Visit)
 
 
+def test_a_build_that_does_not_run_with_xnnpack_is_not_measured_with(phone: ReplayedPhone, tmp_path: Path) -> None:
+    with (
+        pytest.raises(DeviceFault, match="does not run models with XNNPACK. Give one that does"),
+        opened(phone, tmp_path, behaviour="no-xnnpack"),
+    ):
+        pass
+    assert [path.name for path in (tmp_path / "padnas" / "cache").iterdir()] == [sha256(BINARY.read_bytes())]
+
+
+@pytest.mark.parametrize(("behaviour", "said"), [("", ""), ("litert", " (does not say whether XNNPACK ran)")])
+def test_the_runners_name_tells_whether_xnnpack_is_known_to_run(
+    phone: ReplayedPhone, tmp_path: Path, behaviour: str, said: str
+) -> None:
+    with opened(phone, tmp_path, behaviour=behaviour) as device:
+        assert device.identity.runner.partition("benchmark_model")[2] == said
+
+
+def test_a_program_that_is_there_already_is_not_sent_again(phone: ReplayedPhone, tmp_path: Path) -> None:
+    cached = tmp_path / "padnas" / "cache" / sha256(BINARY.read_bytes())
+    with opened(phone, tmp_path):
+        arrived = cached.stat().st_ino
+    with opened(phone, tmp_path):
+        assert cached.stat().st_ino == arrived
+    cached.write_bytes(BINARY.read_bytes()[:-1])
+    with opened(phone, tmp_path):
+        assert cached.read_bytes() == BINARY.read_bytes()
+
+
+def test_a_full_phone_is_told_from_a_model_that_fails(phone: ReplayedPhone, model: Path, tmp_path: Path) -> None:
+    enrolment = enrol(phone)
+    runner = RemoteBenchmarkModel(b"", Build(Program.TFLITE, False, BlockStatistic.MEAN), enrolment)
+    script = runner.plan_text(Plan(model, [(model, 1)], PROBE))
+    assert phone(f"cd {tmp_path}; ln -s /dev/full steps\n{script}").status == CANNOT_WRITE
+
+
+STEPS = "@{m} pinned Cpus_allowed_list: 7\n@{m} state\n@frequency\n@end\n@{m} end\n@{m} started -1 170\n@{m} printed -1 0\n"
+
+
+@given(st.data())
+def test_whatever_a_phone_says_there_are_steps_or_the_device_is_at_fault(data: st.DataObject) -> None:
+    """Any part of the text replaced by any other."""
+    build = Build(Program.TFLITE, False, BlockStatistic.MEDIAN)
+    runner = RemoteBenchmarkModel(b"", build, ENROLLED)
+    text = STEPS.replace("@{m}", runner._mark)
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    text = text[:start] + data.draw(st.text() | st.sampled_from([runner._mark, " -1", "9" * 30, "\n"])) + text[end:]
+    with suppress(DeviceFault):
+        for step in runner.steps(text, Plan(Path("a"), [(Path("b"), 1)], PROBE)):
+            assert not isinstance(step, Ran)
+
+
 def test_a_block_during_which_the_screen_went_on_is_rejected(
     phone: ReplayedPhone,
     model: Path,
