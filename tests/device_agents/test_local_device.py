@@ -13,7 +13,7 @@ from device_agents.errors import DeviceFault, Stopped
 from device_agents.local_device import LocalDevice, fastest_core
 from device_agents.turns import Plan, Refused, Visit
 from latency_contract.operators import IBConv
-from latency_contract.protocols import Protocol
+from latency_contract.protocols import Delegate, Protocol
 from latency_service.tflite_converter import convert
 from tests.device_agents import faulty_runners
 

@@ -1,19 +1,25 @@
 """A replayed Pixel 3 at the far end of a real `adbd`, with a stand-in for benchmark_model that really runs models."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.debian_adbd import Adbd
 from device_agents.adb import parse_target
 from device_agents.adb_device import AdbDevice
-from device_agents.benchmark_output import UnparsableOutput
+from device_agents.benchmark_model import Build
+from device_agents.benchmark_output import Program, UnparsableOutput
+from device_agents.enrolment import Enrolment, enrol
 from device_agents.errors import DeviceFault
-from device_agents.opening import open_device
-from device_agents.turns import Plan, Refused, Visit
+from device_agents.litert_runner import CANNOT_WRITE
+from device_agents.opening import PROBE, open_device
+from device_agents.remote_benchmark_model import RemoteBenchmarkModel
+from device_agents.turns import Plan, Ran, Refused, Visit
 from latency_contract.devices import DeviceKind
 from latency_contract.operators import IBConv
 from latency_contract.protocols import BlockStatistic
@@ -106,7 +112,7 @@ def test_another_build_makes_another_protocol(
 
 def test_a_build_that_does_not_run_with_xnnpack_is_not_measured_with(phone: ReplayedPhone, tmp_path: Path) -> None:
     with (
-        pytest.raises(DeviceFault, match="does not run models with XNNPACK. Give one that does"),
+        pytest.raises(DeviceFault, match=r"does not run models with XNNPACK\. Give one that does"),
         opened(phone, tmp_path, behaviour="no-xnnpack"),
     ):
         pass
@@ -139,14 +145,23 @@ def test_a_full_phone_is_told_from_a_model_that_fails(phone: ReplayedPhone, mode
     assert phone(f"cd {tmp_path}; ln -s /dev/full steps\n{script}").status == CANNOT_WRITE
 
 
-STEPS = "@{m} pinned Cpus_allowed_list: 7\n@{m} state\n@frequency\n@end\n@{m} end\n@{m} started -1 170\n@{m} printed -1 0\n"
+# Of a block that gives no latency, whatever of it arrives.
+STEPS = (
+    "@{m} pinned Cpus_allowed_list: 7\n@{m} state\n@frequency\n@end\n@{m} end\n@{m} started -1 170\n@{m} printed -1 0\n"
+)
 
 
-@given(st.data())
-def test_whatever_a_phone_says_there_are_steps_or_the_device_is_at_fault(data: st.DataObject) -> None:
+@pytest.fixture(scope="module")
+def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Enrolment:
+    return enrol(ReplayedPhone(tmp_path_factory.mktemp("phone") / "state"))
+
+
+@given(data=st.data())
+def test_whatever_a_phone_says_there_are_steps_or_the_device_is_at_fault(
+    enrolled: Enrolment, data: st.DataObject
+) -> None:
     """Any part of the text replaced by any other."""
-    build = Build(Program.TFLITE, False, BlockStatistic.MEDIAN)
-    runner = RemoteBenchmarkModel(b"", build, ENROLLED)
+    runner = RemoteBenchmarkModel(b"", Build(Program.TFLITE, False, BlockStatistic.MEDIAN), enrolled)
     text = STEPS.replace("@{m}", runner._mark)
     start = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(start, len(text)))
