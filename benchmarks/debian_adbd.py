@@ -29,6 +29,8 @@ PACKAGES = (
     "libabsl20240722", "libusb-1.0-0", "libudev1",
 )  # fmt: skip
 START_S = 20.0
+# In front of a command: it is killed when the thread ends that has started it, however that comes.
+DIES_WITH_US = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
 LOOPBACK = bytes(10) + b"\xff\xff" + socket.inet_aton("127.0.0.1")  # as an IPv6 address
 
 
@@ -95,7 +97,7 @@ class Adbd:
         for _ in range(1 if again else 5):  # a free port may be taken by others before adbd takes it
             self.port = self.port if again else free_port()
             # Where whoever started us ignores hang-ups, as under nohup, the device's shells would ignore them too.
-            command = ["/usr/bin/env", "--default-signal=HUP", *_command(installed(), "adbd")]
+            command = [*DIES_WITH_US, "/usr/bin/env", "--default-signal=HUP", *_command(installed(), "adbd")]
             with self._log.open("ab") as output:
                 self._process = subprocess.Popen(
                     command,
@@ -150,7 +152,7 @@ def adb_client(folder: Path) -> Iterator["AdbClient"]:
     command = _command(installed(), "adb")
     with (folder / "adb.log").open("ab") as output:
         server = subprocess.Popen(
-            [*command, "nodaemon", "server"],
+            [*DIES_WITH_US, *command, "nodaemon", "server"],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -23,6 +23,7 @@ from typing import Any
 
 INPUT_SEED = 0  # every run of every model sees the same image of normally distributed values
 REFERENCE = -1  # index of the reference operator among a plan's models
+CANNOT_WRITE = 73  # exit status of whoever cannot store its steps (sysexits.h: EX_CANTCREAT)
 CPU = Path("/sys/devices/system/cpu")
 
 Step = list[Any]  # its kind, then what turns.py says of it
@@ -43,13 +44,21 @@ def serve(pipe: Connection, core: int | None) -> None:
 
 
 def main(plan_file: str, result_file: str) -> None:
-    """Run the plan in one file; every step is a line of the other, written before the next one is begun."""
+    """Run the plan in one file; every step is a line of the other, written before the next one is begun.
+
+    Ends with CANNOT_WRITE where the device is full, which is no model's fault.
+    """
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process with threads is not to be forked
     plan = json.loads(Path(plan_file).read_text())
-    with Path(result_file).open("w") as result:
+    with Path(result_file).open("wb", buffering=0) as result:
         for step in chain([pin(plan["core"])], run(plan, plan["core"])):
-            result.write(json.dumps(step) + "\n")
-            result.flush()  # to the kernel, which keeps it whatever becomes of this process
+            line = json.dumps(step).encode() + b"\n"
+            try:
+                written = result.write(line)  # to the kernel, which keeps it whatever becomes of this process
+            except OSError:
+                sys.exit(CANNOT_WRITE)
+            if written != len(line):
+                sys.exit(CANNOT_WRITE)
 
 
 def pin(core: int | None) -> Step:
@@ -63,7 +72,8 @@ def run(plan: dict[str, Any], core: int | None) -> Iterator[Step]:
     """The plan's turns: each model that still has rounds left, between two blocks of the reference operator.
 
     A plan has `reference` and `models` (path and rounds of each) and the protocol's `warmup_ms`, `block_ms`,
-    `reference_block_ms`, `min_runs`, `max_runs`; and `block_limit_s`, after which a block has hung.
+    `reference_block_ms`, `min_runs`, `max_runs`; whether XNNPACK is to run them (`xnnpack`); and `block_limit_s`, after
+    which a block has hung.
     """
     gc.disable()  # nothing here makes cycles, and a collection in the middle of a block would be timed
     began = time.monotonic()
@@ -75,6 +85,8 @@ def run(plan: dict[str, Any], core: int | None) -> Iterator[Step]:
                 return step()
         except (ValueError, RuntimeError, MemoryError) as error:
             return ["refused", index, f"LiteRT refuses this model: {type(error).__name__}: {error}"]
+        except NotDelegated as error:
+            return ["refused", index, str(error)]
 
     def block(index: int) -> Step:
         path, block_ms = plan["reference"], plan["reference_block_ms"]
@@ -103,7 +115,7 @@ def run(plan: dict[str, Any], core: int | None) -> Iterator[Step]:
     yield ["state", state(core)]
     # What LiteRT prepares once in a process is prepared here, for all forks.
     yield ["started", REFERENCE]
-    prepared = attempt(REFERENCE, lambda: [_load(plan["reference"])])
+    prepared = attempt(REFERENCE, lambda: [_load(plan["reference"], xnnpack=plan["xnnpack"])])
     if prepared[0] == "refused":
         yield prepared
         yield ["done"]
@@ -166,7 +178,7 @@ def state(core: int | None) -> dict[str, Any]:
     temperatures = [_number(zone) for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
     readable = [t / 1000 for t in temperatures if t is not None]
     return {
-        "governor": _text(frequency / "scaling_governor"),
+        "governor": text_of(frequency / "scaling_governor"),
         "frequency_khz": _number(frequency / "scaling_cur_freq"),
         "max_frequency_khz": _number(frequency / "scaling_max_freq"),
         "temperature_c": max(readable, default=None),
@@ -192,7 +204,7 @@ def _run_block(path: str, plan: dict[str, Any], block_ms: float) -> list[float]:
     process that has loaded nothing before, makes that a difference between rounds, which the interval sees, and not one
     between measurements.
     """
-    invoke = _load(path)
+    invoke = _load(path, xnnpack=plan["xnnpack"])
     now = time.perf_counter_ns
     warm_until = now() + int(plan["warmup_ms"] * 1e6)
     while now() < warm_until:
@@ -208,21 +220,30 @@ def _run_block(path: str, plan: dict[str, Any], block_ms: float) -> list[float]:
     return [nanoseconds / 1e6 for nanoseconds in samples]
 
 
-def _load(path: str) -> Callable[[], None]:
-    import numpy as np
-    from ai_edge_litert.interpreter import Interpreter
+class NotDelegated(Exception):
+    """XNNPACK does not run what the protocol says that it runs, or the other way round."""
 
-    interpreter: Any = Interpreter(model_path=path, num_threads=1)  # applies XNNPACK by default
+
+def _load(path: str, *, xnnpack: bool) -> Callable[[], None]:
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter: Any = Interpreter(model_path=path, num_threads=1, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
     for tensor in interpreter.get_input_details():
         values = np.random.default_rng(INPUT_SEED).standard_normal(tensor["shape"], dtype=np.float32)
         interpreter.set_tensor(tensor["index"], values)
     interpreter.invoke()  # XNNPACK packs the weights in the first run
+    delegated = any(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details())
+    if delegated != xnnpack:
+        raise NotDelegated(f"XNNPACK runs {'a part' if delegated else 'no part'} of this model.")
     invoke: Callable[[], None] = interpreter.invoke
     return invoke
 
 
-def _text(path: Path) -> str | None:
+def text_of(path: Path) -> str | None:
+    """What a file of the system says; None where it cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -230,7 +251,7 @@ def _text(path: Path) -> str | None:
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path) or ""
+    text = text_of(path) or ""
     return int(text) if text.isdigit() else None
 
 

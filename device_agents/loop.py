@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LEASE_OR_CHECK: TypeAdapter[Lease | DeviceCheck] = TypeAdapter(Lease | DeviceCheck)
 LOOK_AFTER_S = 30.0  # a device without work is looked at so often, to say in time that it is gone
+FETCHES = 3  # of a model that arrives damaged
 
 
 class AgentDevice(MeasuringDevice, Interface):
@@ -179,13 +180,17 @@ class Agent:
             )
 
     def _fetch(self, sha256: str, folder: Path) -> Path:
-        """A model's file, its bytes checked against its name."""
-        content = self._connection.request("GET", f"/v1/models/{sha256}").content
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise ServiceUnreachable(f"Model {sha256} arrived damaged.")
-        path = folder / f"{sha256}.tflite"
-        path.write_bytes(content)
-        return path
+        """A model's file, its bytes checked against its name.
+
+        What is damaged on the service is never whole: then the lease runs out, which counts as an attempt.
+        """
+        for _ in range(FETCHES):
+            content = self._connection.request("GET", f"/v1/models/{sha256}").content
+            if hashlib.sha256(content).hexdigest() == sha256:
+                path = folder / f"{sha256}.tflite"
+                path.write_bytes(content)
+                return path
+        raise ServiceUnreachable(f"Model {sha256} arrived damaged {FETCHES} times.")
 
     def _report(self, lease: Lease, outcomes: Sequence[Outcome]) -> None:
         """Deliver outcomes, however long the service is away. Raises LeaseLost, DeviceFault or Stopped."""

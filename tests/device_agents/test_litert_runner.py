@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from device_agents import litert_runner
-from device_agents.litert_runner import run
+from device_agents.litert_runner import CANNOT_WRITE, main, run
 from device_agents.turns import Plan
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
@@ -99,3 +100,13 @@ def test_a_refused_model_leaves_no_alarm_that_would_end_the_waiting_runner(tmp_p
     finally:
         gc.enable()
     assert [step[0] for step in steps] == ["state", "started", "refused", "done"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a file on which no write finds space")
+def test_a_full_device_is_told_from_a_model_that_fails(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.tflite"
+    plan = Plan(missing, [(missing, 1)], Protocol(runtime="litert", runtime_version="2.3.0"))
+    (tmp_path / "plan").write_text(json.dumps(plan.document(core=None)))
+    with pytest.raises(SystemExit) as ended:
+        main(str(tmp_path / "plan"), "/dev/full")
+    assert ended.value.code == CANNOT_WRITE
