@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -235,5 +235,10 @@ class _Farm:
 
 def _tensorflow(service: Program) -> list[psutil.Process]:
     """The process in which a service converts."""
-    children = psutil.Process(service.process.pid).children()
-    return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
+    found = []
+    with suppress(psutil.NoSuchProcess):  # ended since, also by an earlier kill
+        for child in psutil.Process(service.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if any("spawn_main" in word for word in child.cmdline()):
+                    found.append(child)
+    return found
