@@ -52,6 +52,7 @@ class Containers:
             commands = []
             for name in names:
                 words = self._words(SERVICES[name]["command"], name)
+                words = ["127.0.0.1" if word == "0.0.0.0" else word for word in words]
                 log = self.folder / f"{name}.log"
                 commands.append(stack.enter_context(Command(*words, log=log, environment=self._environment(name))))
             for name, command in zip(names, commands, strict=True):
@@ -72,7 +73,6 @@ class Containers:
     def _words(self, command: Sequence[str], name: str) -> list[str]:
         program, *arguments = command
         here = {
-            "0.0.0.0": "127.0.0.1",
             "8000": str(self.ports.get(name)),
             "http://proxy:8080": f"http://127.0.0.1:{self.ports['proxy']}",
         }
