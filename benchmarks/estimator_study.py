@@ -4,8 +4,9 @@ Operators of `basic` are measured again and again, each time by a new runner: on
 another core, and beside one on the same core, in turns. Repetitions are spread over ten minutes, or over the hours that
 PADNAS_STUDY_HOURS says. The block medians are kept in the results, so that other candidates can be judged later.
 
-The rule, stated before any was judged: the estimator is chosen whose repetition error is the smallest in its worst
-condition; its interval is the narrowest that holds 95 % of idle repetitions. Figures, with range over conditions:
+The rule was written after a look at first rounds, and before any whole network was predicted: the estimator is chosen
+whose repetition error is the smallest in its worst condition; its interval is the narrowest that holds 95 % of idle
+repetitions. Figures, with range over conditions:
 
     ESTIMATOR_error_pct          95th percentile of the difference from an idle repetition, median over conditions
     INTERVAL_covers_ROUNDS       share of ordered pairs of idle repetitions of which the one holds the other's estimate
@@ -14,8 +15,9 @@ condition; its interval is the narrowest that holds 95 % of idle repetitions. Fi
     steady_outside_LOAD_share    of those, the share whose estimate lies outside the idle interval of the same minute
 """
 
-import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +40,16 @@ REPETITIONS = 10  # in each condition
 SPREAD_HOURS = 1 / 6
 CONDITIONS = ("idle", "other_core", "same_core")
 CONFIDENCE = 0.95
+
+# Copies more than the caches of a core hold, without end, once it has said that it is pinned.
+LOAD = """
+import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+block = bytearray(8 << 20)
+print("busy", flush=True)
+while True:
+    block = bytearray(block)
+"""
 
 Round = tuple[float, float]  # median of the block, and of its reference readings, in ms
 Lease = list[list[Round]]  # of each operator, its rounds
@@ -100,20 +112,13 @@ def _load(condition: str, *, core: int | None) -> Iterator[None]:
         return
     others = sorted(os.sched_getaffinity(0) - {core})
     chosen = core if condition == "same_core" or not others else others[0]
-    load = multiprocessing.get_context("spawn").Process(target=_burn, args=(chosen,), daemon=True)
-    load.start()
-    try:
-        yield
-    finally:
-        load.kill()
-        load.join()
-
-
-def _burn(core: int) -> None:
-    os.sched_setaffinity(0, {core})
-    block = bytearray(8 << 20)  # larger than the caches of a core
-    while True:
-        block = bytearray(block)
+    with subprocess.Popen([sys.executable, "-c", LOAD, str(chosen)], stdout=subprocess.PIPE) as load:
+        try:
+            assert load.stdout is not None
+            assert load.stdout.readline() == b"busy\n", "the load does not run"
+            yield
+        finally:
+            load.kill()
 
 
 def _lower_half(rounds: Sequence[Round]) -> float:
