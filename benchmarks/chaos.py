@@ -28,10 +28,9 @@ from typing import NamedTuple
 import psutil
 from sqlalchemy import select
 
-from benchmarks.debian_adbd import free_port
 from benchmarks.debian_caddy import running_caddy
 from benchmarks.late_holder import SERIAL, LateHolder
-from benchmarks.processes import Program
+from benchmarks.processes import Program, free_port
 from benchmarks.results_file import Figure, Target, record
 from latency_contract.connection import ServiceConnection
 from latency_contract.operators import Operator

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from benchmarks.debian_packages import CannotInstall, unpacked
+from benchmarks.processes import free_port
 
 SUITE = "trixie"  # Debian 13, the first that has adbd 34
 PACKAGES = (
@@ -127,11 +128,6 @@ def _command(root: Path, program: str) -> list[str]:
     loader = next(libraries.glob("ld-linux-*.so.*"))
     binary = root / "usr/lib/android-sdk/platform-tools" / program
     return [str(loader), "--library-path", f"{libraries}:{libraries / 'android'}", str(binary)]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -131,3 +132,8 @@ class PeakMemory:
             self._peaks[process] = max(self._peaks.get(process, 0.0), peak)
             if "device_agents" in process.cmdline() or process.parent() in self._of_agent:
                 self._of_agent.add(process)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

@@ -9,9 +9,8 @@ import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from device_agents.litert_runner import INPUT_SEED, pin
+from device_agents.litert_runner import load, pin
 from device_agents.local_device import fastest_core
 
 WARM_UPS = 5
@@ -46,19 +45,12 @@ def _measure(pipe: Connection, models: Mapping[str, str], seconds: float) -> Non
 
 
 def _runs_ns(path: str) -> list[int]:
-    import numpy as np
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter: Any = Interpreter(model_path=path, num_threads=1)
-    interpreter.allocate_tensors()
-    for tensor in interpreter.get_input_details():
-        values = np.random.default_rng(INPUT_SEED).standard_normal(tensor["shape"], dtype=np.float32)
-        interpreter.set_tensor(tensor["index"], values)
-    for _ in range(WARM_UPS):
-        interpreter.invoke()
+    invoke = load(path, xnnpack=True)  # which has run it once
+    for _ in range(WARM_UPS - 1):
+        invoke()
     samples = []
     for _ in range(RUNS):
         started = time.perf_counter_ns()
-        interpreter.invoke()
+        invoke()
         samples.append(time.perf_counter_ns() - started)
     return samples

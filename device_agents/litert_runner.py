@@ -115,7 +115,7 @@ def run(plan: dict[str, Any], core: int | None) -> Iterator[Step]:
     yield ["state", state(core)]
     # What LiteRT prepares once in a process is prepared here, for all forks.
     yield ["started", REFERENCE]
-    prepared = attempt(REFERENCE, lambda: [_load(plan["reference"], xnnpack=plan["xnnpack"])])
+    prepared = attempt(REFERENCE, lambda: [load(plan["reference"], xnnpack=plan["xnnpack"])])
     if prepared[0] == "refused":
         yield prepared
         yield ["done"]
@@ -204,7 +204,7 @@ def _run_block(path: str, plan: dict[str, Any], block_ms: float) -> list[float]:
     process that has loaded nothing before, makes that a difference between rounds, which the interval sees, and not one
     between measurements.
     """
-    invoke = _load(path, xnnpack=plan["xnnpack"])
+    invoke = load(path, xnnpack=plan["xnnpack"])
     now = time.perf_counter_ns
     warm_until = now() + int(plan["warmup_ms"] * 1e6)
     while now() < warm_until:
@@ -224,7 +224,13 @@ class NotDelegated(Exception):
     """XNNPACK does not run what the protocol says that it runs, or the other way round."""
 
 
-def _load(path: str, *, xnnpack: bool) -> Callable[[], None]:
+def load(path: str, *, xnnpack: bool) -> Callable[[], None]:
+    """What runs the model once; it has been run once.
+
+    Raises:
+        NotDelegated: XNNPACK does not run what it is to run.
+        ValueError, RuntimeError: LiteRT refuses the model.
+    """
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 

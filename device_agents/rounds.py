@@ -104,17 +104,17 @@ def measure(
         DeviceFault: the device's, or the reference operator does not run; jobs without an outcome are unharmed.
     """
     lease = [_Progress(job, datetime.now(UTC)) for job in jobs]
-    pending, pooled = lease, _pooled(lease)
+    pending = _judged(lease, protocol, _pooled(lease))
     began, blocks_s = time.monotonic(), 0.0
     fruitless = 0
     while pending:
         check()
         device.wait_until_fit(check)
-        wanted = [(models[p.job.model_sha256], _rounds_wanted(p, protocol, pooled)) for p in pending]
+        wanted = [(models[p.job.model_sha256], rounds) for p, rounds in pending]
         rejection: str | None = None
         came = 0
         for result in device.run(Plan(reference, wanted, protocol), check):
-            progress = pending[result.position]
+            progress, _ = pending[result.position]
             if isinstance(result, Refused):
                 progress.refusal = result.reason
                 came += 1
@@ -139,10 +139,9 @@ def measure(
         if fruitless >= FRUITLESS:
             raise DeviceFault(f"The device finished no round in {FRUITLESS} attempts: {rejection or 'it was cut off'}.")
         pooled = _pooled(lease)
-        finished = [p for p in pending if _enough(p, protocol, pooled)]
-        outcomes = [_outcome(p, protocol, pooled, device.identity) for p in finished]
-        pending = [p for p in pending if not _enough(p, protocol, pooled)]
-        yield outcomes
+        judged = _judged([p for p, _ in pending], protocol, pooled)
+        pending = [(p, rounds) for p, rounds in judged if rounds]
+        yield [_outcome(p, protocol, pooled, device.identity) for p, rounds in judged if not rounds]
     log.info("%d subjects in %.3f s, %.3f s of it inside blocks", len(jobs), time.monotonic() - began, blocks_s)
 
 
@@ -175,17 +174,20 @@ def check_rounds(
     raise DeviceFault(f"The device finished too few rounds in {FRUITLESS} attempts: {rejection}.")
 
 
-def _enough(progress: _Progress, protocol: Protocol, pooled: Spread) -> bool:
-    return progress.refusal is not None or _rounds_wanted(progress, protocol, pooled) == 0
+def _judged(lease: Sequence[_Progress], protocol: Protocol, pooled: Spread) -> list[tuple[_Progress, int]]:
+    """Each subject with the rounds that it still wants."""
+    return [(progress, _rounds_wanted(progress, protocol, pooled)) for progress in lease]
 
 
 def _rounds_wanted(progress: _Progress, protocol: Protocol, pooled: Spread) -> int:
-    """How many more: 0 inside the target after `min_rounds`, or at the cap.
+    """How many more: 0 inside the target after `min_rounds`, at the cap, or where the device refuses the model.
 
     In between, as many as would bring the interval inside the target if rounds go on as before (a floor's half-width
     falls as 1/n at best), but at most as many again, since that is a guess. So the widest interval gets the most
     rounds, and a device over ADB, which pays for every time it is asked, is asked seldom.
     """
+    if progress.refusal is not None:
+        return 0
     rule = protocol.stopping
     done = len(progress.rounds)
     if done < rule.min_rounds:

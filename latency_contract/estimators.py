@@ -78,12 +78,8 @@ def half_spread(round_medians_ms: Sequence[float]) -> Spread:
     Raises:
         ValueError: as repetition_estimate.
     """
-    ordered = sorted(round_medians_ms)
+    ordered = _ordered(round_medians_ms)
     n = len(ordered)
-    if n < MIN_ROUNDS:
-        raise ValueError(f"an interval needs at least {MIN_ROUNDS} rounds, got {n}")
-    if not 0 < ordered[0] <= ordered[-1] < math.inf:
-        raise ValueError(f"readings must be positive and finite, got {ordered[0]} to {ordered[-1]} ms")
     m = n // 2
     one, both = math.comb(n, m), math.comb(n, 2 * m)
     weights = [2 * (math.comb(n - i, m) / one - math.comb(n - i, 2 * m) / both) for i in range(1, n)]
@@ -120,8 +116,7 @@ def floor_estimate(round_medians_ms: Sequence[float], *, confidence: float) -> E
     Raises:
         ValueError: as repetition_estimate.
     """
-    half_spread(round_medians_ms)
-    ordered = sorted(round_medians_ms)
+    ordered = _ordered(round_medians_ms)
     n = len(ordered)
     k = -(-n // 2)
     smallest = ordered[0]
@@ -130,6 +125,16 @@ def floor_estimate(round_medians_ms: Sequence[float], *, confidence: float) -> E
     quantile = (k - 1) * ((1 - confidence) ** (-1 / (k - 1)) - 1)
     half_width = quantile * scale / n
     return Estimate(smallest, max(smallest - half_width, smallest / 2), smallest + half_width)
+
+
+def _ordered(round_medians_ms: Sequence[float]) -> list[float]:
+    """Raises ValueError where they make no interval."""
+    ordered = sorted(round_medians_ms)
+    if len(ordered) < MIN_ROUNDS:
+        raise ValueError(f"an interval needs at least {MIN_ROUNDS} rounds, got {len(ordered)}")
+    if not 0 < ordered[0] <= ordered[-1] < math.inf:
+        raise ValueError(f"readings must be positive and finite, got {ordered[0]} to {ordered[-1]} ms")
+    return ordered
 
 
 def _inverse_trigamma(value: float) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from random import Random
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
@@ -86,37 +86,40 @@ def resolve(session: Session, name: str, *, protocol_id: str | None) -> tuple[st
 
 def at_work(session: Session, *, device_model: str, protocol_id: str, settings: Settings, now: datetime) -> bool:
     """Whether any unit measures this model under this protocol at present."""
-    seen = select(DeviceRow.serial).where(
-        DeviceRow.model == device_model,
-        DeviceRow.protocol_id == protocol_id,
-        DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s),
-    )
-    return session.scalar(seen.limit(1)) is not None
+    alive = _alive(device_model=device_model, protocol_id=protocol_id, settings=settings, now=now)
+    return session.scalar(select(DeviceRow.serial).where(*alive).limit(1)) is not None
 
 
 def standstill(
     session: Session, *, device_model: str, protocol_id: str, settings: Settings, now: datetime
 ) -> str | None:
     """Why no unit of a table measures although agents are at work; None where one does, or no agent is."""
-    alive = session.scalars(
-        select(DeviceRow)
-        .where(
-            DeviceRow.model == device_model,
-            DeviceRow.protocol_id == protocol_id,
-            DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s),
-        )
-        .order_by(DeviceRow.serial)
+    alive = _alive(device_model=device_model, protocol_id=protocol_id, settings=settings, now=now)
+    rested = or_(DeviceRow.blocked_until.is_(None), DeviceRow.blocked_until <= now)
+    measures = select(DeviceRow.serial).where(*alive, DeviceRow.quarantine.is_(None), rested)
+    if session.scalar(measures.limit(1)) is not None:
+        return None
+    rows = session.scalars(select(DeviceRow).where(*alive).order_by(DeviceRow.serial))
+    return "; ".join(_why_idle(row, now) for row in rows) or None
+
+
+def _why_idle(row: DeviceRow, now: datetime) -> str:
+    if (held := quarantine_of(row)) is not None:
+        return f"{row.serial} is in quarantine: {held.reason}"
+    assert row.blocked_until is not None, "it measures"
+    seconds = math.ceil((row.blocked_until - now).total_seconds())
+    return f"{row.serial} rests for {seconds} s after a fault: {row.last_fault}"
+
+
+def _alive(
+    *, device_model: str, protocol_id: str, settings: Settings, now: datetime
+) -> tuple[ColumnElement[bool], ...]:
+    """Units whose agents speak."""
+    return (
+        DeviceRow.model == device_model,
+        DeviceRow.protocol_id == protocol_id,
+        DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s),
     )
-    reasons = []
-    for row in alive:
-        if (held := quarantine_of(row)) is not None:
-            reasons.append(f"{row.serial} is in quarantine: {held.reason}")
-        elif row.blocked_until is not None and at_rest(row, now):
-            seconds = math.ceil((row.blocked_until - now).total_seconds())
-            reasons.append(f"{row.serial} rests for {seconds} s after a fault: {row.last_fault}")
-        else:
-            return None
-    return "; ".join(reasons) or None
 
 
 def note_seen(session: Session, serial: str, *, now: datetime) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from latency_service.status import ago, condition
+from latency_service.status import ASKED, ago, condition
 
 ABSENT = "–"
 
@@ -80,4 +80,4 @@ _ENVIRONMENT.filters |= {
     "ms": milliseconds, "finely": finely, "half_width": half_width, "reading": reading, "celsius": celsius,
     "percent": percent, "moment": moment, "short": short, "age": age,
 }  # fmt: skip
-_ENVIRONMENT.globals["condition"] = condition
+_ENVIRONMENT.globals |= {"condition": condition, "asked": ASKED}

@@ -160,7 +160,7 @@ def text_of(status: Status) -> str:
     lines += [f"  {_unit(unit, now)}" for unit in status.units] or ["  none has reported; start padnas-agent run"]
     lines += ["", "queue"]
     lines += [
-        f"  {entry.device_model}: {entry.jobs:,} {entry.state} for {_ASKED[entry.purpose]},"
+        f"  {entry.device_model}: {entry.jobs:,} {entry.state} for {ASKED[entry.purpose]},"
         f" the oldest {ago(now - entry.oldest_at)} old"
         for entry in status.queue
     ] or ["  empty"]
@@ -182,7 +182,7 @@ def text_of(status: Status) -> str:
     return "\n".join(lines)
 
 
-_ASKED = {Purpose.SEARCH: "searches", Purpose.TABLE: "tables", Purpose.REFINEMENT: "refinement"}
+ASKED = {Purpose.SEARCH: "searches", Purpose.TABLE: "tables", Purpose.REFINEMENT: "refinement"}
 
 
 class Condition(NamedTuple):

@@ -102,12 +102,12 @@ def _summaries(session: Session, condition: ColumnElement[bool]) -> list[TableSu
     ]
 
 
-def latest(session: Session, *, limit: int, offset: int = 0, device_model: str | None = None) -> list[TableSummary]:
+def latest(session: Session, *, limit: int, device_model: str | None = None) -> list[TableSummary]:
     """The last version of each table, the one published last first."""
     last = select(func.max(TableVersionRow.id).label("id")).group_by(TableVersionRow.table_id)
     if device_model is not None:
         last = last.where(TableVersionRow.device_model == device_model)
-    page = last.order_by(func.max(TableVersionRow.id).desc()).limit(limit).offset(offset).subquery()
+    page = last.order_by(func.max(TableVersionRow.id).desc()).limit(limit).subquery()
     return _summaries(session, TableVersionRow.id.in_(select(page.c.id)))
 
 

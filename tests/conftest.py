@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from benchmarks.debian_packages import CannotInstall
 from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection
 from latency_contract.devices import Device, DeviceKind, DeviceReport
-from latency_contract.jobs import Lease, LeaseReport, LeaseRequest, Measured
+from latency_contract.jobs import LeasedJob, Measured
 from latency_contract.measurements import DeviceState, Measurement, Provenance, Round
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
@@ -29,6 +30,7 @@ from latency_contract.tables import LatencyQuery
 from latency_service.app import create_app
 from latency_service.database import Database
 from latency_service.settings import Settings
+from tests.agents import answer_lease
 from tests.postgresql import PostgresqlServer, running_server
 
 settings.register_profile("any machine", deadline=None)  # no test here is about time
@@ -235,6 +237,10 @@ def measured_units(
     """Has units of a model, by serial, measure six operators each, with these readings of the reference operator."""
     each = 6
 
+    def answer_as(serial: str, reference_ms: float, job: LeasedJob) -> Measured:
+        made = measurement(job.subject.id, model_sha256=job.model_sha256, serial=serial, reference_ms=reference_ms)
+        return Measured(job_id=job.job_id, measurement=made)
+
     def measure(model: str, readings_ms: dict[str, float]) -> None:
         for serial in readings_ms:
             connection.ask("PUT", f"/v1/devices/{serial}", Device, body=report(serial=serial, model=model))
@@ -242,22 +248,13 @@ def measured_units(
         query = LatencyQuery(device=model, subjects=wanted, queue_missing=True, client=content_hash(model))
         connection.request("POST", "/v1/latencies/query", body=query)
         for serial, reference_ms in readings_ms.items():
+            answer = partial(answer_as, serial, reference_ms)
             left = each
             while left:
-                response = connection.request("POST", "/v1/leases", body=LeaseRequest(serial=serial, max_jobs=left))
-                if response.status_code == 204:  # still being converted
+                answered = answer_lease(connection, serial, answer, max_jobs=left)
+                if not answered:  # still being converted
                     time.sleep(0.02)
-                    continue
-                lease = Lease.model_validate_json(response.content)
-                outcomes = []
-                for job in lease.jobs:
-                    made = measurement(
-                        job.subject.id, model_sha256=job.model_sha256, serial=serial, reference_ms=reference_ms
-                    )
-                    outcomes.append(Measured(job_id=job.job_id, measurement=made))
-                done = LeaseReport(outcomes=tuple(outcomes))
-                connection.request("POST", f"/v1/leases/{lease.token}/report", body=done)
-                left -= len(outcomes)
+                left -= answered
 
     return measure
 

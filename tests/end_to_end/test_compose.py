@@ -15,9 +15,8 @@ import httpx
 import pytest
 import yaml
 
-from benchmarks.debian_adbd import free_port
 from benchmarks.debian_caddy import running_caddy
-from benchmarks.processes import Command
+from benchmarks.processes import Command, free_port
 from latency_contract.connection import ServiceConnection
 from latency_contract.operators import parse_key
 from latency_contract.tables import Purpose

@@ -9,11 +9,12 @@ from latency_contract.calibrations import MIN_NETWORKS, Calibration, Calibration
 from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
-from latency_contract.jobs import Lease, LeaseReport, LeaseRequest, Measured
+from latency_contract.jobs import LeasedJob, Measured
 from latency_contract.measurements import Measurement
 from latency_contract.operators import IBConv, Network
 from latency_contract.predictions import Prediction, PredictionQuery, add_up, predicted
 from latency_contract.tables import LatencyQuery, Table, TablePublication
+from tests.agents import answer_lease
 
 SLOPE = 1.1  # networks take so many times the sum of their operators, and a constant
 CONSTANT_MS = 0.2
@@ -30,21 +31,17 @@ class Phone:
         self.connection.request("POST", "/v1/latencies/query", body=query)
         left = len(subjects)
         while left:
-            response = self.connection.request("POST", "/v1/leases", body=LeaseRequest(serial=self.name, max_jobs=64))
-            if response.status_code == 204:  # still being converted
+            answered = answer_lease(self.connection, self.name, self._answer)
+            if not answered:  # still being converted
                 time.sleep(0.02)
-                continue
-            lease = Lease.model_validate_json(response.content)
-            outcomes = []
-            for job in lease.jobs:
-                assert isinstance(job.subject, IBConv | Network)
-                ms = latency_ms(job.subject)
-                medians = [ms * (1 + n / 10_000) for n in range(6)]
-                made = self.measurement(job.subject.id, medians, model_sha256=job.model_sha256, serial=self.name)
-                outcomes.append(Measured(job_id=job.job_id, measurement=made))
-            report = LeaseReport(outcomes=tuple(outcomes))
-            self.connection.request("POST", f"/v1/leases/{lease.token}/report", body=report)
-            left -= len(outcomes)
+            left -= answered
+
+    def _answer(self, job: LeasedJob) -> Measured:
+        assert isinstance(job.subject, IBConv | Network)
+        ms = latency_ms(job.subject)
+        medians = [ms * (1 + n / 10_000) for n in range(6)]
+        made = self.measurement(job.subject.id, medians, model_sha256=job.model_sha256, serial=self.name)
+        return Measured(job_id=job.job_id, measurement=made)
 
     def publish(self) -> Table:
         return self.connection.ask("POST", "/v1/tables", Table, body=TablePublication(device=self.name))

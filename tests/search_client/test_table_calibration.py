@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from latency_contract.calibrations import Calibration
 from latency_contract.connection import ServiceConnection
-from latency_contract.jobs import Lease, LeaseReport, LeaseRequest, Measured
+from latency_contract.jobs import LeasedJob, Measured
 from latency_contract.measurements import Measurement
 from latency_contract.predictions import add_up
 from latency_contract.tables import Table
@@ -19,6 +19,7 @@ from search_client.cli import app
 from search_client.imported_tables import read_table
 from search_client.spaces import load_space
 from search_client.table_calibration import stratified_networks
+from tests.agents import answer_lease
 from tests.latency_contract.made_calibrations import calibration_of
 from tests.search_client.problems import BASIC
 from tests.search_client.tables import table_of
@@ -36,21 +37,16 @@ def agent(service_url: str, phone: str, measurement: Callable[..., Measurement])
     """Measures whatever there is: half a millisecond, and one for a million multiply-accumulates."""
     over = threading.Event()
 
+    def answer(job: LeasedJob) -> Measured:
+        ms = 0.5 + getattr(job.subject, "macs", 0) / 1e6
+        medians = [ms * (1 + n / 10_000) for n in range(6)]
+        made = measurement(job.subject.id, medians, model_sha256=job.model_sha256, serial=phone)
+        return Measured(job_id=job.job_id, measurement=made)
+
     def serve() -> None:
         with ServiceConnection(service_url) as connection:
             while not over.wait(0.02):
-                response = connection.request("POST", "/v1/leases", body=LeaseRequest(serial=phone, max_jobs=64))
-                if response.status_code == 204:
-                    continue
-                lease = Lease.model_validate_json(response.content)
-                outcomes = []
-                for job in lease.jobs:
-                    ms = 0.5 + getattr(job.subject, "macs", 0) / 1e6
-                    medians = [ms * (1 + n / 10_000) for n in range(6)]
-                    made = measurement(job.subject.id, medians, model_sha256=job.model_sha256, serial=phone)
-                    outcomes.append(Measured(job_id=job.job_id, measurement=made))
-                report = LeaseReport(outcomes=tuple(outcomes))
-                connection.request("POST", f"/v1/leases/{lease.token}/report", body=report)
+                answer_lease(connection, phone, answer)
 
     thread = threading.Thread(target=serve)
     thread.start()
