@@ -183,33 +183,6 @@ def test_a_search_killed_again_and_again_ends_with_the_same_bytes(service: str, 
     assert (out / "final.json").read_bytes() == (finished / "final.json").read_bytes()
 
 
-def test_a_search_that_refines_its_table_says_which_each_stage_used_and_ends_with_the_same_bytes(
-    service: str, finished: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    result = client(*search_command(service, out, "--refine", "4"))
-    assert result.exit_code == 0, result.stderr
-    final = json.loads((out / "final.json").read_text())
-    kept = [
-        Table.model_validate_json(path.read_text())
-        for path in (out / "table.json", *sorted(out.glob("stage-*/table.json")))
-    ]
-    used = [{"table_id": table.table_id, "version": table.version} for table in kept]
-    assert [stage["table"] for stage in final["stages"]] == used
-    assert final["table"] == used[-1]
-    versions = [table.version for table in (table_of_run(finished), *kept)]
-    assert versions == sorted(versions)
-    for architecture in final["architectures"]:
-        operators = Network.model_validate(architecture["network"]).operators
-        predicted = sum(kept[-1].by_subject[operator.id].latency_ms for operator in operators)
-        assert architecture["predicted_latency"]["latency_ms"] == pytest.approx(predicted)
-    before = (out / "final.json").read_bytes()
-    (out / "final.json").unlink()
-    (out / "stage-3" / "distribution.json").unlink()
-    assert client(*search_command(service, out, "--refine", "4")).exit_code == 0
-    assert (out / "final.json").read_bytes() == before
-
-
 def test_a_search_does_not_go_on_under_another_protocol(service: str, finished: Path, tmp_path: Path) -> None:
     """The runtime was updated since the table was measured: the copy in the directory says so."""
     out = tmp_path / "run"
