@@ -1,8 +1,10 @@
 """What tests of several packages share: subjects, measurements, a migrated database, a live service."""
 
+import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,14 +42,6 @@ LIVE_SETTINGS = Settings(lease_s=3.0)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file share what they set up; those that measure on this machine cannot do so at once."""
-    for item in items:
-        group = "this machine" if item.get_closest_marker("this_machine") else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 class Clock:
     """A clock that moves when it is told to."""
 
@@ -68,6 +62,14 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no outside data at {path}; PADNAS_SHARED_DATA says where it is")
     return path
+
+
+@pytest.fixture(scope="module")
+def this_machine() -> Iterator[None]:
+    """For files whose tests measure on this machine: one at a time does so, of all processes that run tests."""
+    with (Path(tempfile.gettempdir()) / "padnas-tests-this-machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

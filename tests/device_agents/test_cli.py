@@ -10,7 +10,7 @@ from device_agents.cli import app
 from device_agents.local_device import LocalDevice, processor_name
 from tests.device_agents.replayed_phone import PROGRAMS, ReplayedPhone
 
-pytestmark = pytest.mark.this_machine
+pytestmark = pytest.mark.usefixtures("this_machine")
 
 runner = CliRunner()
 

@@ -11,7 +11,7 @@ from device_agents.enrolment import Enrolment, LiteRT, enrol
 from device_agents.local_device import LocalDevice
 from tests.device_agents.replayed_phone import ReplayedPhone
 
-pytestmark = pytest.mark.this_machine
+pytestmark = pytest.mark.usefixtures("this_machine")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from latency_contract.protocols import Delegate, Protocol
 from latency_service.tflite_converter import convert
 from tests.device_agents import faulty_runners
 
-pytestmark = pytest.mark.this_machine
+pytestmark = pytest.mark.usefixtures("this_machine")
 
 Make = Callable[..., IBConv]
 QUICK = {"warmup_ms": 1.0, "block_ms": 5.0, "reference_block_ms": 1.0}

@@ -23,7 +23,7 @@ from latency_contract.tables import Purpose
 from search_client.latencies import LatencyService
 from tests.postgresql import PostgresqlServer
 
-pytestmark = pytest.mark.this_machine
+pytestmark = pytest.mark.usefixtures("this_machine")
 
 SERVICES = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())["services"]
 PATIENCE_S = 60.0

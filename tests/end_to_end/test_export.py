@@ -19,7 +19,7 @@ from search_client.cli import app
 from tests.conftest import sha256
 from tests.search_client.test_export import NETWORKS, SQUEEZED, TOLERANCE, digits, trained_on_digits
 
-pytestmark = pytest.mark.this_machine
+pytestmark = pytest.mark.usefixtures("this_machine")
 
 IMAGES = 20
 

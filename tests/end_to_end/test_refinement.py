@@ -11,7 +11,7 @@ from latency_contract.operators import Network
 from latency_contract.tables import Table
 from tests.end_to_end.test_search import SMALLEST, client, search_command
 
-pytestmark = pytest.mark.this_machine
+pytestmark = pytest.mark.usefixtures("this_machine")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from latency_contract.tables import Table
 from search_client.cli import app
 from search_client.data import load_data
 
-pytestmark = pytest.mark.this_machine
+pytestmark = pytest.mark.usefixtures("this_machine")
 
 SMALLEST = Path(__file__).parent / "smallest.toml"
 

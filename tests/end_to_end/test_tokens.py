@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from benchmarks.processes import running_service
 from search_client.cli import app as client_app
 
-pytestmark = pytest.mark.this_machine
+pytestmark = pytest.mark.usefixtures("this_machine")
 
 runner = CliRunner()
 SMALLEST = Path(__file__).parent / "smallest.toml"
