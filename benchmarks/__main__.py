@@ -10,20 +10,25 @@ from benchmarks import (
     adb_overhead,
     adb_table,
     ces_overhead,
+    chaos,
     demo_search,
+    estimator_study,
     nas_bench_macro_ranking,
     nas_bench_macro_search,
     population_evaluation,
     queue_throughput,
     repeatability,
     supernet_step,
+    table_accuracy,
     table_time,
     tunas_import,
 )
 
 BENCHMARKS: dict[str, Callable[..., None]] = {
     "table_time": table_time.run,
+    "table_accuracy": table_accuracy.run,
     "repeatability": repeatability.run,
+    "estimator_study": estimator_study.run,
     "demo_search": demo_search.run,
     "supernet_step": supernet_step.run,
     "ces_overhead": ces_overhead.run,
@@ -35,6 +40,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "adb_overhead": adb_overhead.run,
     "adb_faults": adb_faults.run,
     "queue_throughput": queue_throughput.run,
+    "chaos": chaos.run,
 }
 
 

@@ -58,7 +58,7 @@ def regularised_evolution(
         others = [gene for gene in range(len(space.layers[layer].choices)) if gene != child[layer]]
         child[layer] = int(rng.choice(others or [child[layer]]))
         gene = np.array([child])
-        if not problem.bounds.contain(problem.latency.of(gene))[0]:
+        if not problem.feasible(gene)[0]:
             continue
         row = tuple(child)
         if row not in accuracy:

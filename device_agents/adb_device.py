@@ -7,7 +7,10 @@ still runs is ended, and the steps that were written down count.
 On the device there is one folder:
 
     cache/          models and programs by their SHA-256, bounded, kept
-    run-TOKEN/      plan, steps and output of this agent's present run; removed with the agent, or by the next one
+    run-TOKEN-N/    steps and output of this agent's N-th plan; removed with the next plan, the agent, or by another one
+
+A plan has a folder of its own: when the link breaks before it has begun, what an earlier one wrote is not there to be
+taken for it.
 """
 
 import contextlib
@@ -17,7 +20,7 @@ import re
 import secrets
 import tarfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol as Interface
@@ -25,8 +28,18 @@ from typing import Self
 
 from device_agents.adb import AdbLink, Output
 from device_agents.enrolment import Enrolment, enrol
-from device_agents.errors import DeviceChanged, DeviceFault, DeviceFull, DeviceRebooted, LinkLost, PathRefused
+from device_agents.errors import (
+    AgentError,
+    CommandHung,
+    DeviceChanged,
+    DeviceFault,
+    DeviceFull,
+    DeviceRebooted,
+    LinkLost,
+    PathRefused,
+)
 from device_agents.gates import BOARD, PHONE, crossed, not_fit, parse_readings, readings_script
+from device_agents.litert_runner import CANNOT_WRITE, REFERENCE
 from device_agents.rounds import Identity
 from device_agents.turns import (
     BLOCK_LIMIT_S,
@@ -36,6 +49,7 @@ from device_agents.turns import (
     Plan,
     Ran,
     Refused,
+    Started,
     Step,
     TurnReader,
     Visit,
@@ -51,12 +65,12 @@ BOARD_FOLDER = "/var/tmp/padnas"
 CACHE_LIMIT_KB = 256 * 1024
 SPARE_KB = 64 * 1024  # left free: a phone whose storage is full kills programs and wears out its flash
 SCRIPT_S = 30.0  # for scripts that only look or tidy up
-RECONNECT_S = 30.0  # a link that is not back by then is the device's fault; a reboot takes about as long
+RECONNECT_S = 90.0  # a link that is not back by then is the device's fault; a phone that reboots is
 RECONNECT_PAUSE_S = 0.5
 COOLING_S = 900.0  # a device that is not fit to measure by then gives its lease back
 COOLING_PAUSE_S = 5.0
 BLOCK_OVERHEAD_S = 3.0  # of a block, to start a process on a slow phone and to read its state; an upper bound
-CANNOT_WRITE, BUSY = 73, 75  # exit statuses of our script (sysexits.h: EX_CANTCREAT, EX_TEMPFAIL)
+BUSY = 75  # exit status of our script (sysexits.h: EX_TEMPFAIL)
 
 FILE_NAME = re.compile(r"[0-9a-f]{64}(\.tflite|\.py)?")
 
@@ -94,21 +108,27 @@ class AdbDevice:
         report: DeviceReport,
         folder: str,
     ) -> None:
-        """`link` is connected. Ends what an agent before this one may have left running. Raises DeviceFault."""
+        """`link` is connected. Nothing is changed on the device before the first plan."""
         self.identity = identity
         self.report = report
         self.enrolment = enrolment
         self._link = link
         self._runner = runner
         self._folder = folder
-        self._run_folder = f"{folder}/run-{secrets.token_hex(4)}"
+        self._own_runs = f"{folder}/run-{secrets.token_hex(4)}"  # what the names of this agent's folders begin with
+        self._run_number = 0
+        self._left_behind: str | None = f"{folder}/run-"  # the same of runs that may still have to be ended
         self._crashes = Crashes()
         self._present: set[str] = set()  # names of files that are in the cache for certain
         self._fit = False  # as the last block's readings say
         self._limits = PHONE if enrolment.android else BOARD
         # A phone's cap is its core's maximum unless it is throttled; a board's owner may have set another one.
         self._max_khz = enrolment.max_khz if enrolment.android else None
-        self._end_runs(own=False)
+
+    @property
+    def _run_folder(self) -> str:
+        """Of the present plan, on the device."""
+        return f"{self._own_runs}-{self._run_number}"
 
     def __enter__(self) -> Self:
         return self
@@ -119,14 +139,14 @@ class AdbDevice:
         self.close()
 
     def close(self) -> None:
-        """Leave nothing on the device but the cache, if it can be reached."""
-        with contextlib.suppress(DeviceFault):
-            self._end_runs(own=True)
+        """Leave nothing on the device but the cache, if it can be reached. It is not waited for."""
+        with contextlib.suppress(AgentError):
+            self._end_runs(self._own_runs, patience_s=0.0)
         self._link.close()
 
     def check(self) -> None:
-        """Raises DeviceFault where the device does not answer, or is not the one it was."""
-        self._on_device("true", check=lambda: None)
+        """Raises DeviceFault where the device does not answer, DeviceChanged where it is not the one it was."""
+        self._on_device("true", patience_s=0.0)
 
     def wait_until_fit(self, check: Callable[[], None]) -> None:
         """Return when nothing speaks against measuring, as the device's own readings say.
@@ -148,28 +168,38 @@ class AdbDevice:
             _pause(COOLING_PAUSE_S, check)
 
     def run(self, plan: Plan, check: Callable[[], None]) -> Iterator[Visit | Refused]:
-        """Run a plan on the device. Ends early where the link broke and is back, or a model ended the runner.
+        """Run a plan on the device. Ends early where the link broke and is back, where it took too long, or a model
+        ended the runner.
 
         Raises:
             DeviceFault: the link does not come back, or the device cannot store or run what it must.
             DeviceRebooted: it did so in the middle; the model that ran is suspected.
         """
         self._fit = False
-        status: int | None = None  # of the runner; None where the link broke
+        status: int | None = None  # of the runner; None where it was cut off
         rebooted = False
         began_at = datetime.now(UTC)
         try:
+            if self._left_behind is not None:
+                self._end_runs(self._left_behind, check=check)
+            self._left_behind = self._own_runs  # until this plan has come to its end
+            self._run_number += 1
             arriving = self._send(plan, check)
             began_at = datetime.now(UTC)
-            status = self._execute(plan, arriving, check)
+            try:
+                status = self._execute(plan, arriving, check)
+            except CommandHung as late:
+                log.warning("%s Its rounds so far count.", late)
             text = self._steps_so_far()
+            self._left_behind = None if status is not None else self._own_runs
         except LinkLost as loss:
             rebooted = self._reconnect(loss, check)
             text = self._steps_so_far()
-            self._end_runs(own=True, check=check)
-        except Exception:
             with contextlib.suppress(DeviceFault):
-                self._end_runs(own=True)
+                self._end_runs(self._own_runs, check=check)
+        except Exception:
+            with contextlib.suppress(AgentError):
+                self._end_runs(self._own_runs, patience_s=0.0)
             raise
         reader = TurnReader(began_at)
         yield from self._results(plan, reader, text)
@@ -184,6 +214,8 @@ class AdbDevice:
     def _results(self, plan: Plan, reader: TurnReader, text: str) -> Iterator[Visit | Refused]:
         fit = True
         for step in self._runner.steps(text, plan):
+            if isinstance(step, Started | Ran | Refused | Crash) and not REFERENCE <= step.position < len(plan.models):
+                raise DeviceFault(f"The runner speaks of a model that it was not given: {step}")
             if isinstance(step, Pinned) and step.cores != [self.enrolment.core]:
                 raise DeviceFault(
                     f"The runner was to be pinned to core {self.enrolment.core}, but the kernel lets it run on"
@@ -216,19 +248,20 @@ class AdbDevice:
         needed = {*paths, *programs}
         assert all(FILE_NAME.fullmatch(name) for name in needed), needed
         if not needed <= self._present:
-            self._look_into_cache(needed, check)
+            sizes = {name: len(programs[name]) if name in programs else paths[name].stat().st_size for name in needed}
+            self._look_into_cache(sizes, check)
         missing = sorted(needed - self._present)
         files = {name: programs[name] if name in programs else paths[name].read_bytes() for name in missing}
         self._link.push(_archive(files, self._runner.plan_text(plan)), f"{self._run_folder}/files.tar")
         return files
 
-    def _look_into_cache(self, needed: Set[str], check: Callable[[], None]) -> None:
-        """Which files are there and whole; makes room for the others.
+    def _look_into_cache(self, sizes: Mapping[str, int], check: Callable[[], None]) -> None:
+        """Which files of these sizes in bytes are there and whole; makes room for the others.
 
         Raises:
             DeviceFull: there is none.
         """
-        names = " ".join(sorted(needed))
+        names = " ".join(sorted(sizes))
         output = self._on_device(
             f"""
             mkdir -p {self._run_folder} {self._folder}/cache && cd {self._folder}/cache || exit {CANNOT_WRITE}
@@ -239,10 +272,13 @@ class AdbDevice:
             check=check,
         )
         self._must_store(output)
-        self._present = {name for name in needed if _hashes_to_its_name(name, output.text)}
-        if needed <= self._present:
+        self._present = {name for name in sizes if _hashes_to_its_name(name, output.text)}
+        if sizes.keys() <= self._present:
             return
-        if _kilobytes(output.text, "@used") < CACHE_LIMIT_KB and _kilobytes(output.text, "@free") > SPARE_KB:
+        # Twice: as they arrive, in one archive, and unpacked.
+        arriving_kb = 2 * sum(size for name, size in sizes.items() if name not in self._present) // 1024
+        used_kb, free_kb = _kilobytes(output.text, "@used"), _kilobytes(output.text, "@free")
+        if used_kb + arriving_kb < CACHE_LIMIT_KB and free_kb - arriving_kb > SPARE_KB:
             return
         log.info("clearing the cache of %s", self.report.serial)
         output = self._on_device(
@@ -254,9 +290,10 @@ class AdbDevice:
             check=check,
         )
         free_kb = _kilobytes(output.text, "@free")
-        if free_kb < SPARE_KB:
+        if free_kb - arriving_kb < SPARE_KB:
             raise DeviceFull(
-                f"The device has {free_kb // 1024} MB free in {self._folder}; free {SPARE_KB // 1024} MB at least."
+                f"The device has {free_kb // 1024} MB free in {self._folder}; free"
+                f" {(SPARE_KB + arriving_kb) // 1024} MB at least."
             )
 
     def _execute(self, plan: Plan, arriving: Collection[str], check: Callable[[], None]) -> int:
@@ -275,7 +312,8 @@ class AdbDevice:
         output = self._link.run(
             f"""
             cd {self._run_folder} && echo "$$ {self.enrolment.boot_id}" >pid || exit {CANNOT_WRITE}
-            rm -f steps; tar xf files.tar && rm -f files.tar && {store} || exit {CANNOT_WRITE}
+            rm -rf {self._own_runs}-{self._run_number - 1}
+            tar xf files.tar && rm -f files.tar && {store} || exit {CANNOT_WRITE}
             (
             if command -v flock >/dev/null; then flock -n 9 || exit {BUSY}; fi
             {self._runner.command} >output 2>&1
@@ -307,24 +345,26 @@ class AdbDevice:
         except PathRefused:
             return ""
 
-    def _end_runs(self, *, own: bool, check: Callable[[], None] = lambda: None) -> None:
-        """End what this agent's run, or any agent's, left running, and remove its files.
+    def _end_runs(
+        self, beginning: str, *, check: Callable[[], None] = lambda: None, patience_s: float | None = None
+    ) -> None:
+        """End what is running for the plans whose folders begin so, and remove these folders.
 
         A process of that number is ended only if it was started since the device booted, by us.
         """
-        runs = self._run_folder if own else f"{self._folder}/run-*"
         self._on_device(
             f"""
             cd {self._folder} 2>/dev/null || exit 0
-            for file in {runs}/pid; do
+            for file in {beginning}*/pid; do
             read pid boot <"$file" 2>/dev/null || continue
             [ "$boot" = "$(cat /proc/sys/kernel/random/boot_id)" ] || continue
             grep -q {self._folder} /proc/$pid/cmdline 2>/dev/null || continue
             kill -9 -- -$pid 2>/dev/null || kill -9 $pid
             done
-            rm -rf {runs}
+            rm -rf {beginning}*
             """,
             check=check,
+            patience_s=patience_s,
         )
         self._present = set()
 
@@ -341,18 +381,23 @@ class AdbDevice:
         script = readings_script(core=self.enrolment.core, android=self.enrolment.android)
         return parse_readings(self._on_device(f"{script}\nreadings 2>/dev/null", check=check).text)
 
-    def _on_device(self, script: str, *, check: Callable[[], None] = lambda: None) -> Output:
+    def _on_device(
+        self, script: str, *, check: Callable[[], None] = lambda: None, patience_s: float | None = None
+    ) -> Output:
         """Run a short script; once more if the link breaks under it and comes back."""
         try:
             return self._link.run(script, limit_s=SCRIPT_S, check=check)
         except LinkLost as loss:
-            self._reconnect(loss, check)
+            self._reconnect(loss, check, patience_s)
             return self._link.run(script, limit_s=SCRIPT_S, check=check)
 
-    def _reconnect(self, loss: LinkLost, check: Callable[[], None]) -> bool:
-        """Build the link up again; returns whether the device rebooted meanwhile. Raises what keeps it from coming."""
+    def _reconnect(self, loss: LinkLost, check: Callable[[], None], patience_s: float | None = None) -> bool:
+        """Build the link up again within RECONNECT_S, or in one attempt; returns whether the device rebooted meanwhile.
+
+        Raises what keeps it from coming.
+        """
         log.warning("the link to %s broke (%s); building it up again", self.report.serial, loss)
-        deadline = time.monotonic() + RECONNECT_S
+        deadline = time.monotonic() + (RECONNECT_S if patience_s is None else patience_s)
         while True:
             try:
                 self._link.connect()

@@ -102,13 +102,17 @@ class Build(NamedTuple):
     program: Program
     has_result_file: bool
     statistic: BlockStatistic
+    says_xnnpack: bool = False  # whether XNNPACK runs a model
 
     def summary(self, text: str, result_file: bytes | None, *, min_runs: int) -> BlockSummary:
-        """A block, from all that was printed, and from the result file if the build has one.
+        """A block run with XNNPACK, from all that was printed, and from the result file if the build has one.
 
         Raises:
+            SubjectFault: XNNPACK runs no part of the model.
             UnparsableOutput: they give no latency, or another statistic than the build's.
         """
+        if self.says_xnnpack and not _ran_on_xnnpack(text):
+            raise SubjectFault("XNNPACK runs no part of this model.")
         if self.has_result_file and result_file is None:
             raise UnparsableOutput("it wrote no result file, though it can", text)
         block = parse_text(self.program, text, result_file=result_file, min_runs=min_runs)
@@ -121,15 +125,31 @@ def build_of(help_text: str, *, text: str, result_file: bytes | None, min_runs: 
     """What a build gives, from what `--help` prints and what a first block gave.
 
     Raises:
-        DeviceFault: the program is unknown.
+        DeviceFault: the program is unknown, or has no XNNPACK.
         UnparsableOutput: the block gives no latency.
     """
     program = identify(help_text)
     block = parse_text(program, text, result_file=result_file, min_runs=min_runs)
-    build = Build(program, has_result_file(help_text), block.statistic)
+    ran_on_xnnpack = _ran_on_xnnpack(text)
+    if ran_on_xnnpack is False:
+        raise DeviceFault("This build of benchmark_model does not run models with XNNPACK. Give one that does.")
+    build = Build(program, has_result_file(help_text), block.statistic, says_xnnpack=bool(ran_on_xnnpack))
     build.summary(text, result_file, min_runs=min_runs)
     return build
 
+
+def _ran_on_xnnpack(text: str) -> bool | None:
+    """Whether XNNPACK ran a model, or part of it; None where the build does not say.
+
+    What TensorFlow Lite's program says of each delegate that it was told to apply (benchmark_tflite_model.cc), with
+    "w/ the delegate" in older builds. That a delegate was created says nothing of the model.
+    """
+    if "XNNPACK delegate is explicitly applied, the model graph will not be executed" in text:
+        return False
+    return True if _ON_XNNPACK.search(text) else None
+
+
+_ON_XNNPACK = re.compile(r"pplied XNNPACK delegate, and the model graph will be (?:completely|partially) executed")
 
 TIMED_OUT = 124  # the status of `timeout` when it has ended a program
 _NOT_STARTED = (126, 127)  # a shell's, for a program that cannot be executed or is not there

@@ -9,7 +9,9 @@ AgentError
 │   ├── DeviceFull    it has no space left
 │   ├── CommandHung   a command did not end in time, or printed without end; it was ended
 │   ├── PathRefused   it does not give or take this file
-│   └── DeviceRebooted it did so while a model ran, which is under suspicion
+│   └── SuspectedFault the model that ran at the time may have caused it
+│       ├── DeviceRebooted
+│       └── BracketsDisagree too many rounds were rejected: the device changes while the model runs
 ├── DeviceChanged     another device answers in its place, or it has another system now: the agent ends
 ├── LeaseLost         the service gave the jobs to another device: they are dropped here
 └── Stopped           somebody ended the agent: the lease is given back
@@ -54,10 +56,18 @@ class PathRefused(DeviceFault):
     pass
 
 
-class DeviceRebooted(DeviceFault):
+class SuspectedFault(DeviceFault):
     def __init__(self, sentence: str, *, suspect: Path | None) -> None:
         super().__init__(sentence)
         self.suspect = suspect  # the TFLite file that ran at the time
+
+
+class DeviceRebooted(SuspectedFault):
+    pass
+
+
+class BracketsDisagree(SuspectedFault):
+    pass
 
 
 class DeviceChanged(AgentError):

@@ -8,7 +8,7 @@ import random
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,15 @@ class _Worker:
 
 class Farm:
     def __init__(
-        self, *, command: Callable[[str], Sequence[str]], find: Callable[[], Sequence[str]], generator: random.Random
+        self,
+        *,
+        command: Callable[[str], Sequence[str]],
+        find: Callable[[Collection[str]], Sequence[str]],
+        generator: random.Random,
     ) -> None:
-        """`find` names the devices that are ready, `command` starts a worker for one; a worker ends with its input."""
+        """`find` names the devices that are ready, without touching those that it is given, which have a worker;
+        `command` starts a worker for one. A worker ends with its input.
+        """
         self._command = command
         self._find = find
         self._generator = generator
@@ -44,7 +50,7 @@ class Farm:
         try:
             while not stop.is_set():
                 if time.monotonic() >= look_at:
-                    for device in self._find():
+                    for device in self._find(self._workers):
                         self._workers.setdefault(device, _Worker())
                     look_at = time.monotonic() + LOOK_S
                 for device, worker in self._workers.items():

@@ -1,11 +1,14 @@
 """The process that runs models: LiteRT's interpreter with one thread, pinned to one core.
 
 It is given a plan of turns and tells its steps one by one: on this machine through a pipe (`serve`), on a Linux board
-as a script that reads a file and writes one (`main`). A model that brings it down brings nothing else down, and the
-last step says which model that was. It imports nothing of this package, because a board has only this file. The one
-module that imports LiteRT.
+as a script that reads a file and writes one (`main`). Every round runs in a fork of this process, which has LiteRT
+loaded, so that what differs between one process and the next differs between rounds (docs/decisions/0020). A model that
+brings it down brings nothing else down, and the last step says which model that was. It imports nothing of this
+package, because a board has only this file. The one module that imports LiteRT.
 """
 
+import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -13,7 +16,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 
 INPUT_SEED = 0  # every run of every model sees the same image of normally distributed values
 REFERENCE = -1  # index of the reference operator among a plan's models
+CANNOT_WRITE = 73  # exit status of whoever cannot store its steps (sysexits.h: EX_CANTCREAT)
 CPU = Path("/sys/devices/system/cpu")
 
 Step = list[Any]  # its kind, then what turns.py says of it
@@ -28,6 +31,7 @@ Step = list[Any]  # its kind, then what turns.py says of it
 
 def serve(pipe: Connection, core: int | None) -> None:
     """Answer each plan with its steps, until the other end closes."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process with threads is not to be forked
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the agent's to answer
     pipe.send(pin(core))
     while True:
@@ -40,12 +44,21 @@ def serve(pipe: Connection, core: int | None) -> None:
 
 
 def main(plan_file: str, result_file: str) -> None:
-    """Run the plan in one file; every step is a line of the other, written before the next one is begun."""
+    """Run the plan in one file; every step is a line of the other, written before the next one is begun.
+
+    Ends with CANNOT_WRITE where the device is full, which is no model's fault.
+    """
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process with threads is not to be forked
     plan = json.loads(Path(plan_file).read_text())
-    with Path(result_file).open("w") as result:
+    with Path(result_file).open("wb", buffering=0) as result:
         for step in chain([pin(plan["core"])], run(plan, plan["core"])):
-            result.write(json.dumps(step) + "\n")
-            result.flush()  # to the kernel, which keeps it whatever becomes of this process
+            line = json.dumps(step).encode() + b"\n"
+            try:
+                written = result.write(line)  # to the kernel, which keeps it whatever becomes of this process
+            except OSError:
+                sys.exit(CANNOT_WRITE)
+            if written != len(line):
+                sys.exit(CANNOT_WRITE)
 
 
 def pin(core: int | None) -> Step:
@@ -59,33 +72,104 @@ def run(plan: dict[str, Any], core: int | None) -> Iterator[Step]:
     """The plan's turns: each model that still has rounds left, between two blocks of the reference operator.
 
     A plan has `reference` and `models` (path and rounds of each) and the protocol's `warmup_ms`, `block_ms`,
-    `reference_block_ms`, `min_runs`, `max_runs`; and `block_limit_s`, after which a block has hung.
+    `reference_block_ms`, `min_runs`, `max_runs`; whether XNNPACK is to run them (`xnnpack`); and `block_limit_s`, after
+    which a block has hung.
     """
     gc.disable()  # nothing here makes cycles, and a collection in the middle of a block would be timed
     began = time.monotonic()
     refused = set[int]()
 
-    def block(index: int, path: str, block_ms: float) -> Iterator[Step]:
-        yield ["started", index]
-        at_s = time.monotonic() - began
+    def attempt(index: int, step: Callable[[], Step]) -> Step:
         try:
             with _alarm(plan["block_limit_s"]):
-                samples_ms = _run_block(path, plan, block_ms)
-            yield ["ran", index, at_s, samples_ms, None, time.monotonic() - began - at_s]
+                return step()
         except (ValueError, RuntimeError, MemoryError) as error:
-            refused.add(index)
-            yield ["refused", index, f"LiteRT refuses this model: {type(error).__name__}: {error}"]
+            return ["refused", index, f"LiteRT refuses this model: {type(error).__name__}: {error}"]
+        except NotDelegated as error:
+            return ["refused", index, str(error)]
+
+    def block(index: int) -> Step:
+        path, block_ms = plan["reference"], plan["reference_block_ms"]
+        if index != REFERENCE:
+            path, block_ms = plan["models"][index][0], plan["block_ms"]
+        at_s = time.monotonic() - began
+        samples_ms = _run_block(path, plan, block_ms)
+        return ["ran", index, at_s, samples_ms, None, time.monotonic() - began - at_s]
+
+    def blocks(*indices: int) -> Iterator[Step]:
+        """Told are the beginnings at once, the rest at the end: whoever reads it may share the core."""
+        ended: list[Step] = []
+        for index in indices:
+            yield ["started", index]
+            ended.append(attempt(index, lambda index=index: block(index)))  # type: ignore[misc]
+            if ended[-1][0] == "refused":
+                break
+        yield from ended
+
+    def in_fork(*indices: int) -> Iterator[Step]:
+        for step in _in_fork(lambda: blocks(*indices)):
+            if step[0] == "refused":
+                refused.add(step[1])
+            yield step
 
     yield ["state", state(core)]
-    yield from block(REFERENCE, plan["reference"], plan["reference_block_ms"])
+    # What LiteRT prepares once in a process is prepared here, for all forks.
+    yield ["started", REFERENCE]
+    prepared = attempt(REFERENCE, lambda: [load(plan["reference"], xnnpack=plan["xnnpack"])])
+    if prepared[0] == "refused":
+        yield prepared
+        yield ["done"]
+        return
+    del prepared
+    yield from in_fork(REFERENCE)
     for turn in range(max(rounds for _, rounds in plan["models"])):
-        for index, (path, rounds) in enumerate(plan["models"]):
+        for index, (_, rounds) in enumerate(plan["models"]):
             if turn < rounds and index not in refused and REFERENCE not in refused:
-                yield from block(index, path, plan["block_ms"])
+                yield from in_fork(index, REFERENCE)
                 if index not in refused:
-                    yield from block(REFERENCE, plan["reference"], plan["reference_block_ms"])
                     yield ["state", state(core)]
     yield ["done"]
+
+
+def _in_fork(steps: Callable[[], Iterator[Step]]) -> Iterator[Step]:
+    """What a fork of this process tells. If a signal ends it, the same ends this process, in the same block.
+
+    This process sleeps meanwhile, so that both can be pinned to one core.
+    """
+    if not hasattr(os, "fork"):
+        yield from steps()
+        return
+    read_end, write_end = os.pipe()
+    runner = os.getpid()
+    child = os.fork()
+    if child == 0:
+        os.close(read_end)
+        _end_with(runner)
+        with os.fdopen(write_end, "w") as pipe:
+            for step in steps():
+                pipe.write(json.dumps(step) + "\n")
+                pipe.flush()
+        os._exit(0)
+    os.close(write_end)
+    try:
+        with os.fdopen(read_end) as pipe:
+            for line in pipe:
+                yield json.loads(line)
+    finally:
+        _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    elif status:
+        os._exit(os.WEXITSTATUS(status))
+
+
+def _end_with(runner: int) -> None:
+    """Have the kernel end this process when the runner is ended (Linux: prctl, PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != runner:  # it was ended before that
+        os._exit(1)
 
 
 def state(core: int | None) -> dict[str, Any]:
@@ -94,14 +178,14 @@ def state(core: int | None) -> dict[str, Any]:
     temperatures = [_number(zone) for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
     readable = [t / 1000 for t in temperatures if t is not None]
     return {
-        "governor": _text(frequency / "scaling_governor"),
+        "governor": text_of(frequency / "scaling_governor"),
         "frequency_khz": _number(frequency / "scaling_cur_freq"),
         "max_frequency_khz": _number(frequency / "scaling_max_freq"),
         "temperature_c": max(readable, default=None),
     }
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alarm(seconds: int) -> Iterator[None]:
     """Ends this process when time is up: nothing else ends a model that hangs inside the runtime."""
     if hasattr(signal, "alarm"):
@@ -116,10 +200,11 @@ def _alarm(seconds: int) -> Iterator[None]:
 def _run_block(path: str, plan: dict[str, Any], block_ms: float) -> list[float]:
     """Load the model, warm up, then time runs until `block_ms` is over: milliseconds of each.
 
-    Where the model's memory happens to lie changes its latency by some percent. Loading it anew for every block
-    makes that a difference between rounds, which the interval sees, and not one between measurements.
+    Where the model's memory happens to lie changes its latency by some percent. Loading it anew for every block, in a
+    process that has loaded nothing before, makes that a difference between rounds, which the interval sees, and not one
+    between measurements.
     """
-    invoke = _load(path)
+    invoke = load(path, xnnpack=plan["xnnpack"])
     now = time.perf_counter_ns
     warm_until = now() + int(plan["warmup_ms"] * 1e6)
     while now() < warm_until:
@@ -135,21 +220,36 @@ def _run_block(path: str, plan: dict[str, Any], block_ms: float) -> list[float]:
     return [nanoseconds / 1e6 for nanoseconds in samples]
 
 
-def _load(path: str) -> Callable[[], None]:
-    import numpy as np
-    from ai_edge_litert.interpreter import Interpreter
+class NotDelegated(Exception):
+    """XNNPACK does not run what the protocol says that it runs, or the other way round."""
 
-    interpreter: Any = Interpreter(model_path=path, num_threads=1)  # applies XNNPACK by default
+
+def load(path: str, *, xnnpack: bool) -> Callable[[], None]:
+    """What runs the model once; it has been run once.
+
+    Raises:
+        NotDelegated: XNNPACK does not run what it is to run.
+        ValueError, RuntimeError: LiteRT refuses the model.
+    """
+    import numpy as np
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter: Any = Interpreter(model_path=path, num_threads=1, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
     for tensor in interpreter.get_input_details():
         values = np.random.default_rng(INPUT_SEED).standard_normal(tensor["shape"], dtype=np.float32)
         interpreter.set_tensor(tensor["index"], values)
     interpreter.invoke()  # XNNPACK packs the weights in the first run
+    delegated = any(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details())
+    if delegated != xnnpack:
+        raise NotDelegated(f"XNNPACK runs {'a part' if delegated else 'no part'} of this model.")
     invoke: Callable[[], None] = interpreter.invoke
     return invoke
 
 
-def _text(path: Path) -> str | None:
+def text_of(path: Path) -> str | None:
+    """What a file of the system says; None where it cannot be read."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -157,7 +257,7 @@ def _text(path: Path) -> str | None:
 
 
 def _number(path: Path) -> int | None:
-    text = _text(path) or ""
+    text = text_of(path) or ""
     return int(text) if text.isdigit() else None
 
 

@@ -178,11 +178,11 @@ def fastest_core() -> int | None:
 
 def maximal_khz(core: int) -> int:
     """0 where it cannot be read; then all cores are taken to be equal."""
-    return int(_read(CPU / f"cpu{core}/cpufreq/cpuinfo_max_freq") or 0)
+    return int(litert_runner.text_of(CPU / f"cpu{core}/cpufreq/cpuinfo_max_freq") or 0)
 
 
 def processor_name() -> str:
-    return processor_name_in(_read(Path("/proc/cpuinfo")) or "", machine=platform.machine())
+    return processor_name_in(litert_runner.text_of(Path("/proc/cpuinfo")) or "", machine=platform.machine())
 
 
 def processor_name_in(info: str, *, machine: str) -> str:
@@ -202,7 +202,7 @@ def as_name(text: str) -> str:
 
 
 def machine_serial() -> str:
-    return serial_of(_read(Path("/etc/machine-id")) or platform.node())
+    return serial_of(litert_runner.text_of(Path("/etc/machine-id")) or platform.node())
 
 
 def serial_of(machine_id: str) -> str:
@@ -244,10 +244,3 @@ def _lock_machine() -> int:
             f"Another agent already measures on this machine (it holds {path}). Stop it, or use it instead."
         ) from error
     return descriptor
-
-
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        return None

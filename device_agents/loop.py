@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol as Interface
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from device_agents.errors import DeviceChanged, DeviceFault, DeviceRebooted, LeaseLost, Stopped
+from device_agents.drift import Brackets
+from device_agents.errors import DeviceChanged, DeviceFault, LeaseLost, Stopped, SuspectedFault
 from device_agents.heartbeats import Heartbeat
-from device_agents.rounds import MeasuringDevice, Outcome, measure
+from device_agents.rounds import MeasuringDevice, Outcome, check_rounds, measure
 from latency_contract.connection import (
     NotAllowed,
     NotThisService,
@@ -23,11 +24,13 @@ from latency_contract.connection import (
     ServiceUnreachable,
 )
 from latency_contract.devices import Device, DeviceFaultReport, DeviceReport
-from latency_contract.jobs import MAX_REASON, Lease, LeaseRelease, LeaseReport, LeaseRequest
+from latency_contract.jobs import MAX_REASON, CheckReport, DeviceCheck, Lease, LeaseRelease, LeaseReport, LeaseRequest
 
 log = logging.getLogger(__name__)
 
+LEASE_OR_CHECK: TypeAdapter[Lease | DeviceCheck] = TypeAdapter(Lease | DeviceCheck)
 LOOK_AFTER_S = 30.0  # a device without work is looked at so often, to say in time that it is gone
+FETCHES = 3  # of a model that arrives damaged
 
 
 class AgentDevice(MeasuringDevice, Interface):
@@ -50,6 +53,7 @@ class Agent:
         self._stop = stop
         self._max_jobs = max_jobs
         self._looked_at = time.monotonic()
+        self._brackets = Brackets()
 
     def run(self) -> None:
         """Serve until told to stop. A service that is away is waited for.
@@ -90,9 +94,12 @@ class Agent:
             self._look_after_device()
             return float(response.headers.get("Retry-After", 1))
         try:
-            lease = Lease.model_validate_json(response.content)
+            lease = LEASE_OR_CHECK.validate_json(response.content)
         except ValidationError as error:
             raise NotThisService("The service gave a lease that this agent cannot read. Update the agent.") from error
+        if isinstance(lease, DeviceCheck):
+            self._check_device(lease)
+            return 0.0
         log.info("leased %d jobs", len(lease.jobs))
         with Heartbeat(self._connection, lease) as heartbeat:
             try:
@@ -117,15 +124,46 @@ class Agent:
         try:
             self._device.check()
         except DeviceFault as fault:
-            log.warning("the device is away: %s", fault)
-            report = DeviceFaultReport(fault=str(fault)[:MAX_REASON])
-            self._connection.ask("POST", f"/v1/devices/{self._device.identity.serial}/faults", Device, body=report)
+            self._report_fault(fault)
         self._looked_at = time.monotonic()
+
+    def _check_device(self, check: DeviceCheck) -> None:
+        """Measure the reference operator for a device in quarantine; the service says what follows from it.
+
+        Raises:
+            DeviceChanged: the device is not the one that was reported.
+        """
+        log.warning("in quarantine: %s", check.reason)
+        try:
+            with tempfile.TemporaryDirectory(prefix="padnas-agent-") as folder:
+                reference = self._fetch(check.reference_sha256, Path(folder))
+                rounds = check_rounds(reference, protocol=check.protocol, device=self._device, check=self._may_go_on)
+        except Stopped:
+            return
+        except DeviceFault as fault:
+            self._report_fault(fault)
+            return
+        path, report = f"/v1/devices/{self._device.identity.serial}/checks", CheckReport(rounds=tuple(rounds))
+        held = self._connection.ask("POST", path, Device, body=report).quarantine
+        if held is None:
+            log.info("the check is passed")
+        else:
+            log.warning("still in quarantine until %s at least: %s", f"{held.check_at:%H:%M:%S} UTC", held.reason)
+        self._looked_at = time.monotonic()
+
+    def _report_fault(self, fault: DeviceFault) -> None:
+        """Of a device without a lease."""
+        log.warning("the device is away: %s", fault)
+        report = DeviceFaultReport(fault=str(fault)[:MAX_REASON])
+        self._connection.ask("POST", f"/v1/devices/{self._device.identity.serial}/faults", Device, body=report)
+
+    def _may_go_on(self) -> None:
+        if self._stop.is_set():
+            raise Stopped("the agent was told to stop")
 
     def _measure(self, lease: Lease, heartbeat: Heartbeat) -> Iterator[Sequence[Outcome]]:
         def check() -> None:
-            if self._stop.is_set():
-                raise Stopped("the agent was told to stop")
+            self._may_go_on()
             if heartbeat.lost.is_set():
                 raise LeaseLost("another device has the jobs of this lease; what was measured of them is dropped")
 
@@ -138,16 +176,21 @@ class Agent:
                 reference=reference,
                 device=self._device,
                 check=check,
+                brackets=self._brackets,
             )
 
     def _fetch(self, sha256: str, folder: Path) -> Path:
-        """A model's file, its bytes checked against its name."""
-        content = self._connection.request("GET", f"/v1/models/{sha256}").content
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise ServiceUnreachable(f"Model {sha256} arrived damaged.")
-        path = folder / f"{sha256}.tflite"
-        path.write_bytes(content)
-        return path
+        """A model's file, its bytes checked against its name.
+
+        What is damaged on the service is never whole: then the lease runs out, which counts as an attempt.
+        """
+        for _ in range(FETCHES):
+            content = self._connection.request("GET", f"/v1/models/{sha256}").content
+            if hashlib.sha256(content).hexdigest() == sha256:
+                path = folder / f"{sha256}.tflite"
+                path.write_bytes(content)
+                return path
+        raise ServiceUnreachable(f"Model {sha256} arrived damaged {FETCHES} times.")
 
     def _report(self, lease: Lease, outcomes: Sequence[Outcome]) -> None:
         """Deliver outcomes, however long the service is away. Raises LeaseLost, DeviceFault or Stopped."""
@@ -183,7 +226,7 @@ class Agent:
 
 
 def _suspects(lease: Lease, reason: Stopped | DeviceFault) -> tuple[int, ...]:
-    """Jobs whose model ran when the device rebooted."""
-    if not isinstance(reason, DeviceRebooted) or reason.suspect is None:
+    """Jobs whose model ran when the device rebooted, or changed with every round."""
+    if not isinstance(reason, SuspectedFault) or reason.suspect is None:
         return ()
     return tuple(job.job_id for job in lease.jobs if job.model_sha256 == reason.suspect.stem)

@@ -4,6 +4,7 @@ given a benchmark_model     it is sent there, tried once, and used: on phones, a
 a board with LiteRT         litert_runner.py in the board's own Python
 """
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable
@@ -111,10 +112,14 @@ def _with_benchmark_model(
         link,
         enrolment,
         RemoteBenchmarkModel(binary, build, enrolment),
-        identity=_identity(enrolment, runner=NAMES[build.program], sha256=sha256),
+        identity=_identity(enrolment, runner=_name(build), sha256=sha256),
         report=_report(enrolment, protocol),
         folder=folder,
     )
+
+
+def _name(build: Build) -> str:
+    return f"{NAMES[build.program]}{'' if build.says_xnnpack else ' (does not say whether XNNPACK ran)'}"
 
 
 def _tried(link: AdbLink, shell: Callable[[str], Output], binary: bytes, path: str, *, abi: str) -> Build:
@@ -124,17 +129,22 @@ def _tried(link: AdbLink, shell: Callable[[str], Output], binary: bytes, path: s
         DeviceFault: it cannot be started there, or nothing can be made of what it says.
     """
     probe = f"{path}-probe"
-    link.push(binary, path, executable=True)
-    link.push(PROBE_MODEL.read_bytes(), probe)
-    help_text = shell(f"timeout {PROBE_S:.0f} {path} --help 2>&1").text
-    program = identify(help_text)
-    result = f"{path}-result" if has_result_file(help_text) else None
-    arguments = words(program, PROBE, graph=probe, block_ms=1.0, max_s=PROBE_S / 2, result_file=result)
-    output = shell(f"timeout {PROBE_S:.0f} {path} {' '.join(arguments)} 2>&1")
-    if output.status != 0:
-        raise DeviceFault(str(fault_of(output.status, output.text, abi=abi)))
-    content = None if result is None else link.pull(result)
-    shell(f"rm -f {probe} {path}-result")
+    there = shell(f"test -x {path} && sha256sum {path}")
+    if there.status != 0 or not there.text.startswith(hashlib.sha256(binary).hexdigest()):
+        link.push(binary, path, executable=True)
+    try:
+        link.push(PROBE_MODEL.read_bytes(), probe)
+        help_text = shell(f"timeout {PROBE_S:.0f} {path} --help 2>&1").text
+        program = identify(help_text)
+        result = f"{path}-result" if has_result_file(help_text) else None
+        arguments = words(program, PROBE, graph=probe, block_ms=1.0, max_s=PROBE_S / 2, result_file=result)
+        output = shell(f"timeout {PROBE_S:.0f} {path} {' '.join(arguments)} 2>&1")
+        if output.status != 0:
+            raise DeviceFault(str(fault_of(output.status, output.text, abi=abi)))
+        content = None if result is None else link.pull(result)
+    finally:
+        with contextlib.suppress(DeviceFault):
+            shell(f"rm -f {path}-*")
     return build_of(help_text, text=output.text, result_file=content, min_runs=PROBE.min_runs)
 
 

@@ -1,7 +1,7 @@
 """Which phones and boards can be reached over ADB from here, and in what state are they?"""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from pathlib import Path
@@ -40,8 +40,12 @@ def parse_addresses(texts: Sequence[str]) -> list[AdbTarget]:
     return [parse_target(f"adb:{address}") for address in dict.fromkeys(addresses) if address]
 
 
-def reachable(tcp: Sequence[str], *, keys: Path = DEFAULT_KEY) -> list[Reachable]:
+def reachable(
+    tcp: Sequence[str], *, keys: Path = DEFAULT_KEY, without: Collection[str] = frozenset()
+) -> list[Reachable]:
     """The devices at these addresses, and every phone at USB. Where USB cannot be looked at, `why_no_usb` says why.
+
+    Those that are named in `without` are not spoken to, as somebody may be measuring there.
 
     Raises:
         ValueError: one of the addresses is none.
@@ -51,12 +55,13 @@ def reachable(tcp: Sequence[str], *, keys: Path = DEFAULT_KEY) -> list[Reachable
         targets += usb_targets()
     except LinkLost as fault:
         not_opened = [Reachable(AdbTarget(), State.UNREACHABLE, "", str(fault))]
+    others = [target for target in targets if str(target) not in without]
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        return [*threads.map(lambda target: _look_at(target, keys), targets), *not_opened]
+        return [*threads.map(lambda target: _look_at(target, keys), others), *not_opened]
 
 
 class ReadyDevices:
-    """Names the devices that are ready, each time it is asked; says of the others once why they are not."""
+    """Names those devices that are ready and have no worker yet; says of the others once why they are not ready."""
 
     def __init__(self, tcp: Sequence[str], *, keys: Path) -> None:
         """Raises ValueError where one of the addresses is none."""
@@ -65,9 +70,9 @@ class ReadyDevices:
         self._keys = keys
         self._said: dict[AdbTarget, State] = {}
 
-    def __call__(self) -> list[str]:
+    def __call__(self, at_work: Collection[str]) -> list[str]:
         try:
-            found = reachable(self._tcp, keys=self._keys)
+            found = reachable(self._tcp, keys=self._keys, without=at_work)
         except LinkLost as fault:
             log.warning("%s", fault)
             return []

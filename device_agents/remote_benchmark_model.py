@@ -7,6 +7,7 @@ its result file and the phone's readings in between; nothing is understood on th
 import base64
 import binascii
 import hashlib
+import re
 import secrets
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from device_agents.benchmark_model import Build, Crashed, fault_of, words
 from device_agents.enrolment import Enrolment, cores_in
 from device_agents.errors import DeviceFault, SubjectFault
 from device_agents.gates import parse_readings, readings_script
-from device_agents.litert_runner import REFERENCE
+from device_agents.litert_runner import CANNOT_WRITE, REFERENCE
 from device_agents.turns import Crash, Done, Pinned, Plan, Ran, Refused, Started, State, Step, block_limit_s
 
 
@@ -39,14 +40,14 @@ class RemoteBenchmarkModel:
         turns = range(max(rounds for _, rounds in plan.models))
         visits = [f"visit {n}" for turn in turns for n, (_, rounds) in enumerate(plan.models) if turn < rounds]
         return f"""
-            mark() {{ echo "{self._mark} $*" >>steps; }}
+            mark() {{ echo "{self._mark} $*" >>steps || exit {CANNOT_WRITE}; }}
             {self._readings_script}
             state() {{ mark state; readings >>steps 2>/dev/null; mark end; }}
             block() {{
             at=$1; shift; rm -f result; mark started $at $(date +%s)
             timeout {limit_s} {self._program} "$@" >block 2>&1 </dev/null; status=$?
-            mark printed $at $status; cat block >>steps; echo >>steps
-            if [ -s result ]; then mark result; base64 result >>steps; fi
+            mark printed $at $status; cat block >>steps && echo >>steps || exit {CANNOT_WRITE}
+            if [ -s result ]; then mark result; base64 result >>steps || exit {CANNOT_WRITE}; fi
             mark end; return $status
             }}
             subject() {{
@@ -95,11 +96,11 @@ class RemoteBenchmarkModel:
                     yield Pinned("pinned", cores_in(cores))
                 case ["state"]:
                     yield State("state", parse_readings(section.body))
-                case ["started", position, seconds]:
+                case ["started", position, seconds] if _are_numbers(position, seconds):
                     began = began or int(seconds)
-                    at_s = int(seconds) - began
+                    at_s = max(int(seconds) - began, 0)  # somebody may set the phone's clock
                     yield Started("started", int(position))
-                case ["printed", position, status]:
+                case ["printed", position, status] if _are_numbers(position, status):
                     yield self._printed(section, int(position), int(status), at_s=at_s, min_runs=plan.protocol.min_runs)
                 case ["done"]:
                     yield Done("done")
@@ -109,7 +110,10 @@ class RemoteBenchmarkModel:
     def _printed(self, section: "_Section", position: int, status: int, *, at_s: float, min_runs: int) -> Step:
         """The step that a block's output amounts to."""
         if status == 0:
-            summary = self._build.summary(section.body, section.result, min_runs=min_runs)
+            try:
+                summary = self._build.summary(section.body, section.result, min_runs=min_runs)
+            except SubjectFault as refusal:
+                return Refused("refused", position, str(refusal))
             return Ran("ran", position, at_s, [summary.latency_ms], summary.runs)
         fault = fault_of(status, section.body, abi=self._abi)
         if isinstance(fault, Crashed):
@@ -141,6 +145,10 @@ class _Section(NamedTuple):
     words: list[str]  # of its mark
     body: str
     result: bytes | None  # the file that the program wrote
+
+
+def _are_numbers(*words: str) -> bool:
+    return all(re.fullmatch(r"-?[0-9]{1,10}", word) for word in words)
 
 
 def _decoded(text: str) -> bytes:

@@ -16,9 +16,11 @@ from typing import Protocol as Interface
 
 from pydantic import ValidationError
 
-from device_agents.errors import DeviceFault
+from device_agents.drift import Brackets
+from device_agents.errors import BracketsDisagree, DeviceFault
 from device_agents.turns import Plan, Refused, Visit
 from latency_contract.errors import validation_sentence
+from latency_contract.estimators import MIN_ROUNDS, Spread, half_spread, pooled_spread
 from latency_contract.jobs import MAX_REASON, Failed, LeasedJob, Measured
 from latency_contract.measurements import (
     MAX_REJECTED,
@@ -73,9 +75,14 @@ class _Progress:
     started_at: datetime
     rounds: list[Round] = field(default_factory=list)
     rejected: list[RejectedRound] = field(default_factory=list)
+    disagreements: int = 0  # rounds rejected since their reference readings disagree
     before: DeviceState | None = None
     after: DeviceState | None = None
     refusal: str | None = None
+
+    @property
+    def medians_ms(self) -> list[float]:
+        return [r.block_ms for r in self.rounds]
 
 
 def measure(
@@ -86,62 +93,107 @@ def measure(
     reference: Path,
     device: MeasuringDevice,
     check: Callable[[], None],
+    brackets: Brackets,
 ) -> Iterator[list[Outcome]]:
     """Run rounds until every job has an outcome; yields outcomes as they come.
 
-    `models` are the jobs' TFLite files by SHA-256, named by it.
+    `models` are the jobs' TFLite files by SHA-256, named by it. `brackets` has seen the device's rounds before.
 
     Raises:
+        BracketsDisagree: more rounds of a job were rejected for that than may count.
         DeviceFault: the device's, or the reference operator does not run; jobs without an outcome are unharmed.
     """
-    pending = [_Progress(job, datetime.now(UTC)) for job in jobs]
+    lease = [_Progress(job, datetime.now(UTC)) for job in jobs]
+    pending = _judged(lease, protocol, _pooled(lease))
     began, blocks_s = time.monotonic(), 0.0
     fruitless = 0
     while pending:
         check()
         device.wait_until_fit(check)
-        wanted = [(models[p.job.model_sha256], _rounds_wanted(p.rounds, protocol)) for p in pending]
+        wanted = [(models[p.job.model_sha256], rounds) for p, rounds in pending]
         rejection: str | None = None
         came = 0
         for result in device.run(Plan(reference, wanted, protocol), check):
-            progress = pending[result.position]
+            progress, _ = pending[result.position]
             if isinstance(result, Refused):
                 progress.refusal = result.reason
                 came += 1
                 continue
             blocks_s += result.took_s
-            if result.rejected is not None:
-                rejection = result.rejected
-                progress.rejected.append(_rejected(result, result.rejected))
+            made = _round(result)
+            disagreement = None if result.rejected else brackets.disagreement(made, protocol=protocol)
+            if reason := result.rejected or disagreement:
+                rejection = reason
+                progress.rejected.append(
+                    RejectedRound(round=made, reason=reason, before=result.before, after=result.after)
+                )
+                progress.disagreements += disagreement is not None
+                if progress.disagreements > protocol.stopping.max_rounds:
+                    raise _unsteady(progress, reason, suspect=models[progress.job.model_sha256])
             else:
-                progress.rounds.append(_round(result))
+                progress.rounds.append(made)
                 progress.before = progress.before or result.before
                 progress.after = result.after
                 came += 1
         fruitless = 0 if came else fruitless + 1
         if fruitless >= FRUITLESS:
             raise DeviceFault(f"The device finished no round in {FRUITLESS} attempts: {rejection or 'it was cut off'}.")
-        outcomes = [_outcome(p, protocol, device.identity) for p in pending if _enough(p, protocol)]
-        pending = [p for p in pending if not _enough(p, protocol)]
-        yield outcomes
+        pooled = _pooled(lease)
+        judged = _judged([p for p, _ in pending], protocol, pooled)
+        pending = [(p, rounds) for p, rounds in judged if rounds]
+        yield [_outcome(p, protocol, pooled, device.identity) for p, rounds in judged if not rounds]
     log.info("%d subjects in %.3f s, %.3f s of it inside blocks", len(jobs), time.monotonic() - began, blocks_s)
 
 
-def _enough(progress: _Progress, protocol: Protocol) -> bool:
-    return progress.refusal is not None or _rounds_wanted(progress.rounds, protocol) == 0
+def _pooled(lease: Sequence[_Progress]) -> Spread:
+    """What the rounds so far say of the spread of any subject of the lease."""
+    return pooled_spread([half_spread(p.medians_ms) for p in lease if len(p.rounds) >= MIN_ROUNDS])
 
 
-def _rounds_wanted(rounds: Sequence[Round], protocol: Protocol) -> int:
-    """How many more: 0 inside the target after `min_rounds`, or at the cap.
+def check_rounds(
+    reference: Path, *, protocol: Protocol, device: MeasuringDevice, check: Callable[[], None]
+) -> list[Round]:
+    """As many rounds of the reference operator itself as a measurement has at least, whatever they say.
+
+    Raises:
+        DeviceFault: the device's, or it finishes too few in FRUITLESS attempts.
+    """
+    rounds: list[Round] = []
+    rejection = "it was cut off"
+    for _ in range(FRUITLESS):
+        device.wait_until_fit(check)
+        for result in device.run(Plan(reference, [(reference, protocol.stopping.min_rounds)], protocol), check):
+            if isinstance(result, Refused):
+                raise DeviceFault(f"The reference operator does not run here: {result.reason}")
+            if result.rejected is None:
+                rounds.append(_round(result))
+            else:
+                rejection = result.rejected
+        if len(rounds) >= protocol.stopping.min_rounds:
+            return rounds
+    raise DeviceFault(f"The device finished too few rounds in {FRUITLESS} attempts: {rejection}.")
+
+
+def _judged(lease: Sequence[_Progress], protocol: Protocol, pooled: Spread) -> list[tuple[_Progress, int]]:
+    """Each subject with the rounds that it still wants."""
+    return [(progress, _rounds_wanted(progress, protocol, pooled)) for progress in lease]
+
+
+def _rounds_wanted(progress: _Progress, protocol: Protocol, pooled: Spread) -> int:
+    """How many more: 0 inside the target after `min_rounds`, at the cap, or where the device refuses the model.
 
     In between, as many as would bring the interval inside the target if rounds go on as before (a floor's half-width
-    falls as 1/n), but at most as many again, since that is a guess. A device over ADB pays for every time it is asked.
+    falls as 1/n at best), but at most as many again, since that is a guess. So the widest interval gets the most
+    rounds, and a device over ADB, which pays for every time it is asked, is asked seldom.
     """
+    if progress.refusal is not None:
+        return 0
     rule = protocol.stopping
-    done = len(rounds)
+    done = len(progress.rounds)
     if done < rule.min_rounds:
         return rule.min_rounds - done
-    width = estimate_of(tuple(rounds), confidence=rule.confidence).relative_half_width
+    estimate = estimate_of(tuple(progress.rounds), pooled=pooled, confidence=rule.confidence)
+    width = estimate.relative_half_width
     if width <= rule.target or done >= rule.max_rounds:
         return 0
     promising = max(math.ceil(done * width / rule.target) - done, 1)
@@ -163,11 +215,16 @@ def _round(visit: Visit) -> Round:
         raise DeviceFault(f"The device gave readings that cannot be times: {reasons}") from error
 
 
-def _rejected(visit: Visit, reason: str) -> RejectedRound:
-    return RejectedRound(round=_round(visit), reason=reason, before=visit.before, after=visit.after)
+def _unsteady(progress: _Progress, reason: str, *, suspect: Path) -> BracketsDisagree:
+    return BracketsDisagree(
+        f"{progress.disagreements} rounds of {progress.job.subject.key} were rejected and {len(progress.rounds)} count;"
+        f" of the last, {reason}. Is the device hot, on battery, or is something else running?"
+        " `padnas-agent doctor` looks.",
+        suspect=suspect,
+    )
 
 
-def _outcome(progress: _Progress, protocol: Protocol, identity: Identity) -> Outcome:
+def _outcome(progress: _Progress, protocol: Protocol, pooled: Spread, identity: Identity) -> Outcome:
     if progress.refusal is not None:
         return Failed(job_id=progress.job.job_id, error=progress.refusal[:MAX_REASON])
     before, after = progress.before, progress.after
@@ -192,6 +249,7 @@ def _outcome(progress: _Progress, protocol: Protocol, identity: Identity) -> Out
         subject_id=progress.job.subject.id,
         stopping=protocol.stopping,
         provenance=provenance,
+        pooled=pooled,
         rejected=tuple(progress.rejected[-MAX_REJECTED:]),
     )
     return Measured(job_id=progress.job.job_id, measurement=measurement)

@@ -14,16 +14,17 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from device_agents.errors import DeviceFault
 from device_agents.litert_runner import REFERENCE
 from latency_contract.measurements import DeviceState
-from latency_contract.protocols import Protocol
+from latency_contract.protocols import Delegate, Protocol
 
 BLOCK_LIMIT_S = 120  # to load, warm up and run one block, beside the block's own length; one that takes longer hangs
+MAX_RUN_S = 1e7  # of one plan; a runner that says more has no clock
 
 
 class Plan(NamedTuple):
@@ -52,6 +53,7 @@ class Plan(NamedTuple):
             "min_runs": self.protocol.min_runs,
             "max_runs": self.protocol.max_runs,
             "block_limit_s": block_limit_s(self.protocol),
+            "xnnpack": self.protocol.delegate is Delegate.XNNPACK,
         }
 
 
@@ -73,8 +75,8 @@ class Started(NamedTuple):
 class Ran(NamedTuple):
     step: Literal["ran"]
     position: int
-    at_s: float  # since the runner began
-    samples_ms: list[float]  # of each run, or one number
+    at_s: Annotated[float, Field(ge=0, le=MAX_RUN_S)]  # since the runner began
+    samples_ms: Annotated[list[float], Field(min_length=1)]  # of each run, or one number
     summary_of: int | None  # that sums up so many
     took_s: float | None = None  # loading and warming up included; None of a process of its own
 

@@ -38,6 +38,20 @@ class DeviceReport(Contract):
     protocol: Protocol  # what this unit measures under
 
 
+class Quarantine(Contract):
+    """A unit whose reference operator no longer takes as long as it used to: no jobs before a check is passed."""
+
+    protocol_id: Sha256  # that it measured under
+    reason: Reason  # a sentence: what was seen, and what to do
+    since: AwareDatetime  # the first of the readings in a row that are outside
+    imposed_at: AwareDatetime
+    low_ms: Milliseconds  # a check is passed between these two
+    usual_ms: Milliseconds  # median of its history
+    high_ms: Milliseconds
+    failed_checks: Annotated[int, Field(ge=0)] = 0
+    check_at: AwareDatetime  # no check is due before
+
+
 class Device(DeviceReport):
     """One unit, as the service sees it."""
 
@@ -46,6 +60,7 @@ class Device(DeviceReport):
     faults: int  # of the device in a row, since the last accepted measurement
     last_fault: str | None
     blocked_until: AwareDatetime | None  # the circuit breaker: no lease before this time
+    quarantine: Quarantine | None = None  # no jobs, but checks
 
 
 class DeviceFaultReport(Contract):

@@ -13,7 +13,8 @@ from pydantic import AwareDatetime, Field, model_validator
 from latency_contract.canonical import Contract, Sha256
 from latency_contract.devices import MAX_REASON as MAX_REASON
 from latency_contract.devices import Reason, Serial
-from latency_contract.measurements import Measurement
+from latency_contract.estimators import MIN_ROUNDS
+from latency_contract.measurements import MAX_ROUNDS, Measurement, Round
 from latency_contract.operators import Subject
 from latency_contract.protocols import Protocol
 
@@ -51,6 +52,20 @@ class Lease(Contract):
     protocol: Protocol
     reference_sha256: Sha256  # model of the protocol's reference operator
     jobs: Annotated[tuple[LeasedJob, ...], Field(min_length=1)]
+
+
+class DeviceCheck(Contract):
+    """In the place of a lease, for a unit in quarantine: measure the reference operator alone."""
+
+    protocol: Protocol
+    reference_sha256: Sha256
+    reason: Reason  # of the quarantine
+
+
+class CheckReport(Contract):
+    """Rounds of the reference operator, framed by itself, as many as a measurement has at least."""
+
+    rounds: Annotated[tuple[Round, ...], Field(min_length=MIN_ROUNDS, max_length=MAX_ROUNDS)]
 
 
 class Measured(Contract):

@@ -14,7 +14,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from latency_contract.canonical import Contract, Sha256
-from latency_contract.estimators import MIN_ROUNDS, Estimate, floor_estimate
+from latency_contract.estimators import MIN_ROUNDS, Estimate, Spread, floor_estimate, repetition_estimate
 from latency_contract.protocols import StoppingRule
 
 MAX_LATENCY_MS = 600_000.0  # ten minutes; anything slower is a hung device, not a latency
@@ -128,6 +128,7 @@ class Measurement(Contract):
     verdict: Verdict
     rounds: Annotated[tuple[Round, ...], Field(min_length=MIN_ROUNDS, max_length=MAX_ROUNDS)]
     rejected: Annotated[tuple[RejectedRound, ...], Field(max_length=MAX_REJECTED)] = ()  # evidence; not in the number
+    pooled: Spread | None = None  # of the subjects measured with it; None: before decision 20, with narrower intervals
     rejected_dropped: Annotated[int, Field(ge=0)] = 0  # rejected rounds that are no longer kept
     provenance: Provenance
 
@@ -139,10 +140,11 @@ class Measurement(Contract):
         subject_id: str,
         stopping: StoppingRule,
         provenance: Provenance,
+        pooled: Spread | None = None,
         rejected: tuple[RejectedRound, ...] = (),
     ) -> "Measurement":
         """The measurement that these rounds make under a stopping rule."""
-        estimate = estimate_of(rounds, confidence=stopping.confidence)
+        estimate = estimate_of(rounds, pooled=pooled, confidence=stopping.confidence)
         return cls(
             subject_id=subject_id,
             latency_ms=estimate.latency_ms,
@@ -151,6 +153,7 @@ class Measurement(Contract):
             confidence=stopping.confidence,
             verdict=verdict_of(estimate, stopping),
             rounds=rounds,
+            pooled=pooled,
             rejected=rejected,
             provenance=provenance,
         )
@@ -174,15 +177,18 @@ class Measurement(Contract):
 
     @model_validator(mode="after")
     def _follows_from_its_rounds(self) -> Self:
-        expected = estimate_of(self.rounds, confidence=self.confidence)
+        expected = estimate_of(self.rounds, pooled=self.pooled, confidence=self.confidence)
         stated = self.estimate
         if not all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(stated, expected, strict=True)):
             raise ValueError(f"latency and interval {tuple(stated)} do not follow from the rounds, {tuple(expected)}")
         return self
 
 
-def estimate_of(rounds: tuple[Round, ...], *, confidence: float) -> Estimate:
-    return floor_estimate([r.block_ms for r in rounds], confidence=confidence)
+def estimate_of(rounds: tuple[Round, ...], *, pooled: Spread | None, confidence: float) -> Estimate:
+    medians_ms = [r.block_ms for r in rounds]
+    if pooled is None:
+        return floor_estimate(medians_ms, confidence=confidence)
+    return repetition_estimate(medians_ms, pooled=pooled, confidence=confidence)
 
 
 def verdict_of(estimate: Estimate, stopping: StoppingRule) -> Verdict:

@@ -5,7 +5,7 @@ Two numbers are comparable only under one protocol; its hash therefore names the
 
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -47,7 +47,8 @@ class StoppingRule(Contract):
     """When a subject has been measured enough.
 
     A subject is finished when the half-width of its interval is within `target` of the estimate, but not before
-    `min_rounds`; at `max_rounds` it is finished with verdict `unsteady`.
+    `min_rounds`; at `max_rounds` it is finished with verdict `unsteady`. What is known of its spread from the others in
+    its lease counts, so that few rounds that lie close by chance are no reason to stop (estimators.py).
     """
 
     target: Annotated[float, Field(gt=0, lt=1)] = 0.02  # half-width relative to the estimate
@@ -72,6 +73,7 @@ class Protocol(Contract):
     min_runs: Annotated[int, Field(ge=3, le=1000)] = 5  # timed runs of one block, however slow the subject
     max_runs: Annotated[int, Field(ge=3, le=10_000)] = 1000  # and however fast; each is kept with the measurement
     stopping: StoppingRule = StoppingRule()
+    rules: Literal[2] = 2  # by which rounds are run and make a number (decision 20); others start another table
 
     @cached_property
     def id(self) -> str:

@@ -5,15 +5,17 @@ A table belongs to a (device model, protocol). Its published versions never chan
 
 import csv
 import io
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field
 
+from latency_contract.calibrations import Calibration
 from latency_contract.canonical import Contract, Sha256, content_hash
 from latency_contract.measurements import Milliseconds, Verdict
-from latency_contract.operators import Operator, Subject
+from latency_contract.operators import Conv, Head, IBConv, Operator, Subject
 from latency_contract.protocols import Protocol
 
 MAX_QUERY = 1000  # subjects in one question
@@ -32,6 +34,7 @@ class Purpose(StrEnum):
 
     SEARCH = "search"  # a running search cannot go on without it
     TABLE = "table"  # a table is being built
+    REFINEMENT = "refinement"  # a search goes on without it, and would like to know better what it knows already
 
 
 class Latency(Contract):
@@ -53,6 +56,7 @@ class LatencyQuery(Contract):
     subjects: Annotated[tuple[Subject, ...], Field(min_length=1, max_length=MAX_QUERY)]
     protocol_id: Sha256 | None = None  # default: the one that the device measures under
     queue_missing: bool = False  # queue a job for what is missing, and try again what failed
+    measure_again: bool = False  # with queue_missing: also for what is measured; the newest measurement counts
     client: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.:-]+$")] = "anonymous"
     purpose: Purpose = Purpose.TABLE
 
@@ -70,6 +74,7 @@ class LatencyAnswer(Contract):
     protocol_id: Sha256
     entries: tuple[LatencyEntry, ...]  # in the order of the question
     device_alive: bool  # at least one unit that measures under this protocol has an agent at work
+    standstill: str | None = None  # a sentence: why none of those units measures at present, and what to do
 
 
 class LatencyRelease(Contract):
@@ -120,6 +125,7 @@ class Table(Contract):
     protocol: Protocol
     published_at: AwareDatetime
     entries: tuple[TableEntry, ...]  # by key
+    calibrations: tuple[Calibration, ...] = ()  # where they go with it: in a file, or in a search; the newest first
 
     @cached_property
     def content_hash(self) -> str:
@@ -128,6 +134,24 @@ class Table(Contract):
     @cached_property
     def by_subject(self) -> dict[str, TableEntry]:
         return {entry.subject_id: entry for entry in self.entries}
+
+    def holds(self, calibration: Calibration) -> bool:
+        """Whether the calibration was made with the very latencies that this version has."""
+        entries = self.by_subject
+        return calibration.table_id == self.table_id and all(
+            subject_id in entries and entries[subject_id].measurement_id == measurement_id
+            for subject_id, measurement_id in calibration.measurements.items()
+        )
+
+    def calibration_for(self, operators: Iterable[Conv | IBConv | Head]) -> Calibration | None:
+        """The newest that holds for networks of these operators; None where they are not calibrated."""
+        wanted = {operator.id for operator in operators}
+        return next((one for one in self.calibrations if wanted <= one.measurements.keys()), None)
+
+    def with_calibrations(self, calibrations: Sequence[Calibration]) -> Self:
+        """The same version, with these beside it."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self).model_validate(fields | {"calibrations": tuple(calibrations)})
 
     def to_csv(self) -> str:
         """Comment lines that say what was measured where, then one line an operator."""

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from random import Random
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,7 +19,18 @@ from latency_service.database import AWAY, Database, reason
 from latency_service.errors import ServiceFault
 from latency_service.metrics import Metrics
 from latency_service.request_log import RequestLog
-from latency_service.routes import devices, health, latencies, leases, metrics, model_files, tables
+from latency_service.routes import (
+    calibrations,
+    devices,
+    health,
+    latencies,
+    leases,
+    metrics,
+    model_files,
+    pages,
+    searches,
+    tables,
+)
 from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Parts
 from latency_service.settings import Settings
@@ -41,13 +52,15 @@ def create_app(
 ) -> FastAPI:
     figures = Metrics()
     figures.read(database, settings=settings, clock=clock)
-    converter = Converter(database, settings=settings, clock=clock, metrics=figures)
+    converter = Converter(database, settings=settings, clock=clock, metrics=figures) if settings.converts else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        converter.start()
+        if converter is not None:
+            converter.start()
         yield
-        converter.stop()
+        if converter is not None:
+            converter.stop()
         database.dispose()
 
     app = FastAPI(
@@ -58,17 +71,20 @@ def create_app(
     )
     app.add_middleware(RequestLog, metrics=figures, mistake=_our_own_mistake)
     app.state.parts = Parts(database, settings, converter, clock, random or Random(), local_agent_secret, figures)
-    for router in (r.router for r in (latencies, devices, tables, leases, model_files, health, metrics)):
+    for router in (
+        r.router
+        for r in (latencies, devices, tables, calibrations, leases, model_files, searches, health, metrics, pages)
+    ):
         assert all(isinstance(route, GuardedRoute) for route in router.routes), "what is not guarded is open to all"
         app.include_router(router)
 
     @app.exception_handler(ServiceFault)
-    def refuse(_: Request, fault: ServiceFault) -> JSONResponse:
-        return _error(fault.status, type(fault).__name__, str(fault), headers=fault.headers)
+    def refuse(request: Request, fault: ServiceFault) -> Response:
+        return _refusal(request, fault.status, type(fault).__name__, str(fault), headers=fault.headers)
 
     @app.exception_handler(RequestValidationError)
-    def refuse_malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        return _error(422, "MalformedRequest", validation_sentence(list(error.errors())))
+    def refuse_malformed(request: Request, error: RequestValidationError) -> Response:
+        return _refusal(request, 422, "MalformedRequest", validation_sentence(list(error.errors())))
 
     @app.exception_handler(HTTPException)
     def refuse_http(request: Request, error: HTTPException) -> JSONResponse:
@@ -77,15 +93,25 @@ def create_app(
         detail = f"{request.method} {request.url.path}: {error.detail}. The endpoints are listed at /docs."
         return _error(error.status_code, "HttpError", detail)
 
-    def database_away(_: Request, error: SQLAlchemyError) -> JSONResponse:
+    def database_away(request: Request, error: SQLAlchemyError) -> Response:
         log.error("the database does not answer: %s", reason(error))
         figures.database_errors.inc()
-        return _error(503, "DatabaseUnavailable", "The database does not answer at present; try again in a moment.")
+        sentence = "The database does not answer at present; try again in a moment."
+        return _refusal(request, 503, "DatabaseUnavailable", sentence)
 
     for away in AWAY:
         app.exception_handler(away)(database_away)
 
     return app
+
+
+def _refusal(
+    request: Request, status: int, name: str, detail: str, *, headers: dict[str, str] | None = None
+) -> Response:
+    """A page where a page was asked for, JSON elsewhere."""
+    if isinstance(request.scope.get("route"), pages.PageRoute):
+        return pages.refusal(status, name, detail, service=request.app.state.parts, headers=headers or {})
+    return _error(status, name, detail, headers=headers)
 
 
 def _error(status: int, name: str, detail: str, *, headers: dict[str, str] | None = None) -> JSONResponse:

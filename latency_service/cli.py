@@ -21,11 +21,11 @@ from rich.table import Table
 from sqlalchemy.exc import DatabaseError
 
 from latency_service import backup as backup_file
-from latency_service import logs, retention, tokens
+from latency_service import devices, drift, logs, retention, tokens
 from latency_service import status as status_report
 from latency_service.app import create_app, utc_now
 from latency_service.database import Database, reason
-from latency_service.errors import SchemaMismatch
+from latency_service.errors import SchemaMismatch, UnknownDevice
 from latency_service.logs import LogFormat
 from latency_service.settings import Settings
 
@@ -39,6 +39,8 @@ token_app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(token_app, name="token")
+device_app = typer.Typer(help="Devices: what the service thinks of them.", no_args_is_help=True)
+app.add_typer(device_app, name="device")
 FROM_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a service that listens everywhere is found from here
 AGENT_STOP_S = 20.0  # time for the local agent to give its lease back
 
@@ -64,6 +66,10 @@ def serve(
     with_local_agent: Annotated[
         bool, typer.Option("--with-local-agent", help="also run an agent that measures on this machine")
     ] = False,
+    convert: Annotated[
+        bool,
+        typer.Option(help="convert to TFLite; --no-convert needs no TensorFlow and leaves it to other services"),
+    ] = Settings.converts,
     log_format: Annotated[
         LogFormat, typer.Option(help="what is logged on stderr: lines for people, or one JSON object a line")
     ] = LogFormat.TEXT,
@@ -73,7 +79,7 @@ def serve(
     As long as no token was ever created, the service listens on this machine alone, and serves everybody there.
     """
     logs.configure(log_format)
-    settings = Settings(database_url=database_url, host=host, port=port)
+    settings = Settings(database_url=database_url, host=host, port=port, converts=convert)
     with _prepared(database_url) as database, database.reading() as session:
         if not settings.this_machine_alone and not tokens.valid(session):
             _refuse(
@@ -169,6 +175,20 @@ def token_revoke(
         except ValueError as error:
             _refuse(str(error), status=1)
     typer.echo(f"The token '{name}' is revoked")
+
+
+@device_app.command("release", epilog="Example: padnas-service device release 89AX0KCQ1")
+def device_release(
+    serial: Annotated[str, typer.Argument(help="a serial of `padnas-service status`")],
+    database_url: DatabaseUrl = Settings.database_url,
+) -> None:
+    """End a unit's quarantine: it is as it should be, and what it reads from now on is usual."""
+    with _existing(database_url) as database, database.writing() as session:
+        try:
+            drift.release(session, devices.known(session, serial, lock=True))
+        except UnknownDevice as error:
+            _refuse(str(error), status=1)
+    typer.echo(f"{serial} measures again; its history begins anew")
 
 
 @contextlib.contextmanager
@@ -298,9 +318,23 @@ def _cannot_open(database: Database, error: DatabaseError) -> str:
 
 def _open(database_url: str) -> Database:
     try:
-        return Database(database_url)
+        return Database(database_url, password=_password_of_environment())
     except ValueError as error:
         _refuse(str(error))
+
+
+def _password_of_environment() -> str | None:
+    """What the file says that PADNAS_DATABASE_PASSWORD_FILE names. Raises ValueError where it cannot be read."""
+    path = os.environ.get("PADNAS_DATABASE_PASSWORD_FILE")
+    if not path:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ValueError(
+            f"The password file {path} cannot be read: {why}. Mend PADNAS_DATABASE_PASSWORD_FILE."
+        ) from error
 
 
 def _url(host: str, port: int) -> str:

@@ -14,8 +14,9 @@ import queue
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from datetime import datetime
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ class Converter:
         self._thread = threading.Thread(target=self._run, name="converter", daemon=True)
         self._line: queue.Queue[_InLine] = queue.Queue(MAX_WAITING)
         self._pool = _new_pool()
+        self._deaths: Counter[str] = Counter()  # of the process on a subject
 
     @property
     def warm(self) -> bool:
@@ -66,8 +68,11 @@ class Converter:
         return self._warm.is_set()
 
     def start(self) -> None:
-        self._pool.submit(_warm_up).add_done_callback(self._warmed_up)
+        self._warm_pool()
         self._thread.start()
+
+    def _warm_pool(self) -> None:
+        self._pool.submit(_warm_up).add_done_callback(self._warmed_up)
 
     def _warmed_up(self, done: Future[None]) -> None:
         if not done.cancelled() and done.exception() is None:
@@ -188,17 +193,19 @@ class Converter:
         """Wait for a conversion and keep its claim. Raises TimeoutError, or what the conversion raised."""
         claim_s, deadline = self._settings.conversion_claim_s, time.monotonic() + self._settings.conversion_timeout_s
         while True:
-            done, _ = wait([model], timeout=claim_s / 3)
-            if done:
-                return model.result()
-            if time.monotonic() > deadline:
-                raise TimeoutError
+            try:
+                return model.result(claim_s / 3)  # concurrent.futures.wait() would miss that it is cancelled
+            except TimeoutError:
+                if model.done() or time.monotonic() > deadline:
+                    raise
             with self._database.writing() as session:
                 conversion_queue.renew(session, conversion, claim_s=claim_s, now=self._clock())
 
     def _renew_pool(self) -> None:
         _kill(self._pool)
+        self._warm.clear()
         self._pool = _new_pool()
+        self._warm_pool()
 
     def _give_up(self, conversion: Conversion, *, error: str) -> None:
         log.warning("conversion of %s failed: %s", conversion.subject_id, error)
@@ -207,13 +214,22 @@ class Converter:
             conversion_queue.fail(session, conversion, error=error, now=self._clock())
 
     def _after_crash(self, conversion: Conversion, error: Exception) -> None:
-        """Start a new process. A subject that took several down is given up."""
+        """Start a new process. A subject that took several down is given up.
+
+        Claims are not counted: services are stopped and killed in the middle of one, and a process may be killed before
+        it has begun, while it imports TensorFlow. What is oldest would always be blamed for that.
+        """
+        begun = self.warm
         self._renew_pool()
         reason = "did not finish in time" if isinstance(error, TimeoutError) else "died"
-        log.warning("the converter %s on %s (attempt %d)", reason, conversion.subject_id, conversion.attempt)
+        self._deaths[conversion.subject_id] += begun
+        deaths = self._deaths[conversion.subject_id]
+        where = f"on {conversion.subject_id} ({deaths})" if begun else "before TensorFlow was imported"
+        log.warning("the converter %s %s", reason, where)
         self._metrics.conversions.labels("crashed").inc()
-        if conversion.attempt >= self._settings.max_conversion_attempts:
-            self._give_up(conversion, error=f"the converter {reason} on this model {conversion.attempt} times")
+        if deaths >= self._settings.max_conversion_attempts:
+            del self._deaths[conversion.subject_id]
+            self._give_up(conversion, error=f"the converter {reason} on this model, deaths: {deaths}")
         else:
             with self._database.writing() as session:
                 conversion_queue.postpone(session, conversion)

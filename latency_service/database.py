@@ -42,9 +42,9 @@ USE = "Use sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
 class Database:
     """One engine. `reading` and `writing` are the only ways to a session; `writing` commits once, at its end."""
 
-    def __init__(self, url: str) -> None:
-        """Raises ValueError for a URL that names no database."""
-        self.engine = _engine(url)
+    def __init__(self, url: str, *, password: str | None = None) -> None:
+        """`password`: of PostgreSQL, where the URL has none. Raises ValueError for a URL that names no database."""
+        self.engine = _engine(url, password)
         self.url = self.engine.url.render_as_string(hide_password=True)  # for people
         self.file = Path(self.engine.url.database or "") if self.engine.dialect.name == "sqlite" else None
         self._writing_engine = self.engine.execution_options(writes=True)
@@ -93,7 +93,7 @@ class Database:
         self.engine.dispose()
 
 
-def _engine(text: str) -> Engine:
+def _engine(text: str, password: str | None) -> Engine:
     try:
         url = make_url(text)
         if url.drivername in ("postgres", "postgresql"):  # as PostgreSQL's own tools and most providers write it
@@ -101,7 +101,7 @@ def _engine(text: str) -> Engine:
         if url.get_backend_name() == "sqlite":
             return _sqlite(url)
         if url.drivername == "postgresql+psycopg":
-            return _postgresql(url)
+            return _postgresql(url.set(password=password) if url.password is None else url)
     except ImportError as error:
         raise ValueError("PostgreSQL needs a driver. Run: pip install 'pad-nas[postgresql]'") from error
     except ArgumentError as error:

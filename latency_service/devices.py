@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from random import Random
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
-from latency_contract.devices import Device, DeviceReport
+from latency_contract.devices import Device, DeviceReport, Quarantine
 from latency_contract.measurements import Verdict
 from latency_service import conversion_queue, queue
 from latency_service.errors import UnknownDevice
@@ -34,7 +34,10 @@ def report(session: Session, description: DeviceReport, *, now: datetime) -> Dev
         .values(serial=description.serial, faults=0, **said)
         .on_conflict_do_update(index_elements=[DeviceRow.serial], set_=said)
     )
-    return session.get_one(DeviceRow, description.serial, populate_existing=True)
+    row = session.get_one(DeviceRow, description.serial, populate_existing=True)
+    if (held := quarantine_of(row)) is not None and held.protocol_id != protocol.id:
+        row.quarantine = None  # another runtime takes other times, and has a history of its own
+    return row
 
 
 def take_fault(row: DeviceRow, *, fault: str, settings: Settings, random: Random, now: datetime) -> None:
@@ -83,12 +86,40 @@ def resolve(session: Session, name: str, *, protocol_id: str | None) -> tuple[st
 
 def at_work(session: Session, *, device_model: str, protocol_id: str, settings: Settings, now: datetime) -> bool:
     """Whether any unit measures this model under this protocol at present."""
-    seen = select(DeviceRow.serial).where(
+    alive = _alive(device_model=device_model, protocol_id=protocol_id, settings=settings, now=now)
+    return session.scalar(select(DeviceRow.serial).where(*alive).limit(1)) is not None
+
+
+def standstill(
+    session: Session, *, device_model: str, protocol_id: str, settings: Settings, now: datetime
+) -> str | None:
+    """Why no unit of a table measures although agents are at work; None where one does, or no agent is."""
+    alive = _alive(device_model=device_model, protocol_id=protocol_id, settings=settings, now=now)
+    rested = or_(DeviceRow.blocked_until.is_(None), DeviceRow.blocked_until <= now)
+    measures = select(DeviceRow.serial).where(*alive, DeviceRow.quarantine.is_(None), rested)
+    if session.scalar(measures.limit(1)) is not None:
+        return None
+    rows = session.scalars(select(DeviceRow).where(*alive).order_by(DeviceRow.serial))
+    return "; ".join(_why_idle(row, now) for row in rows) or None
+
+
+def _why_idle(row: DeviceRow, now: datetime) -> str:
+    if (held := quarantine_of(row)) is not None:
+        return f"{row.serial} is in quarantine: {held.reason}"
+    assert row.blocked_until is not None, "it measures"
+    seconds = math.ceil((row.blocked_until - now).total_seconds())
+    return f"{row.serial} rests for {seconds} s after a fault: {row.last_fault}"
+
+
+def _alive(
+    *, device_model: str, protocol_id: str, settings: Settings, now: datetime
+) -> tuple[ColumnElement[bool], ...]:
+    """Units whose agents speak."""
+    return (
         DeviceRow.model == device_model,
         DeviceRow.protocol_id == protocol_id,
         DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s),
     )
-    return session.scalar(seen.limit(1)) is not None
 
 
 def note_seen(session: Session, serial: str, *, now: datetime) -> None:
@@ -126,22 +157,28 @@ def open_breaker(row: DeviceRow, *, fault: str, settings: Settings, random: Rand
 
 
 def rest_s(row: DeviceRow, *, settings: Settings, now: datetime) -> int:
-    """For how long an agent need not ask because its device rests; 0 where it does not.
+    """For how long an agent need not ask because its device rests or is in quarantine; 0 where it is neither.
 
-    What is left of the rest, in whole seconds upwards, but at most a third of `alive_s`: two questions may be lost
-    before the agent counts as gone.
+    What is left of it, in whole seconds upwards, but at most a third of `alive_s`: two questions may be lost before the
+    agent counts as gone.
     """
-    if row.blocked_until is None or not at_rest(row, now):
-        return 0
-    return math.ceil(min((row.blocked_until - now).total_seconds(), settings.alive_s / 3))
+    held = quarantine_of(row)
+    ends = (row.blocked_until or now, now if held is None else held.check_at)
+    return math.ceil(min(max((max(ends) - now).total_seconds(), 0), settings.alive_s / 3))
+
+
+def quarantine_of(row: DeviceRow) -> Quarantine | None:
+    return None if row.quarantine is None else Quarantine.model_validate_json(row.quarantine)
 
 
 def at_rest(row: DeviceRow, now: datetime) -> bool:
     return row.blocked_until is not None and row.blocked_until > now
 
 
-def note_measured(session: Session, serial: str, verdicts: Sequence[Verdict], *, now: datetime) -> None:
-    """So many more accepted measurements. The database adds, so that two reports at once are two.
+def note_measured(
+    session: Session, serial: str, verdicts: Sequence[Verdict], *, temperature_c: float | None, now: datetime
+) -> None:
+    """More accepted measurements, which left the device so warm. The database adds: two reports at once are two.
 
     A device that delivers is well again: its breaker closes. Its last fault stays on record.
     """
@@ -151,6 +188,7 @@ def note_measured(session: Session, serial: str, verdicts: Sequence[Verdict], *,
             measured_steady=DeviceRow.measured_steady + verdicts.count(Verdict.STEADY),
             measured_unsteady=DeviceRow.measured_unsteady + verdicts.count(Verdict.UNSTEADY),
             last_measured_at=now,
+            last_temperature_c=temperature_c,
             last_seen_at=now,
             faults=0,
             blocked_until=None,
@@ -168,4 +206,5 @@ def shown(row: DeviceRow, *, settings: Settings, now: datetime) -> Device:
         faults=row.faults,
         last_fault=row.last_fault,
         blocked_until=row.blocked_until if at_rest(row, now) else None,
+        quarantine=quarantine_of(row),
     )

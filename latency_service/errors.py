@@ -10,12 +10,15 @@ ServiceFault
 ├── UnknownModel       404
 ├── UnknownTable       404
 ├── UnknownMeasurement 404
+├── NotInTable         404   an operator that a table version does not hold
+├── CannotCalibrate    409   networks that are not measured, or that determine no calibration
 ├── InvalidModel       422   bytes that are not the TFLite file of their address
 ├── InvalidWeights     422   weights that are not those of their network
 ├── BodyTooLarge       413
 ├── QueueFull          429   one client waits for more than is its share
 ├── ConversionFailed   400   a subject that TensorFlow cannot convert; in the queue, it fails the jobs that wait for it
 ├── ConverterBusy      503   or not to be had: it starts, it ends, or many wait for it
+├── ConvertsElsewhere  421   a service that was told to leave converting to others
 ├── StaleLease         409   the token is not, or no longer, the owner of these jobs
 ├── WrongMeasurement   409   a result that does not belong to the job it is reported for
 └── SchemaMismatch     503   the database has another schema than this program
@@ -74,6 +77,14 @@ class UnknownMeasurement(ServiceFault):
     status = 404
 
 
+class NotInTable(ServiceFault):
+    status = 404
+
+
+class CannotCalibrate(ServiceFault):
+    status = 409
+
+
 class InvalidModel(ServiceFault):
     status = 422
 
@@ -98,6 +109,10 @@ class ConversionFailed(ServiceFault):
 
 class ConverterBusy(ServiceFault):
     status = 503
+
+
+class ConvertsElsewhere(ServiceFault):
+    status = 421
 
 
 class StaleLease(ServiceFault):

@@ -14,6 +14,7 @@ from latency_contract.operators import Subject
 from latency_contract.protocols import Protocol
 from latency_contract.tables import Latency, LatencyEntry, LatencyQuery, LatencyStatus
 from latency_service import conversion_queue, devices, model_files, queue, units
+from latency_service.drift import impose, watch
 from latency_service.errors import UnknownMeasurement, WrongMeasurement
 from latency_service.models import DeviceRow, JobRow, MeasurementRow, ProtocolRow
 from latency_service.settings import Settings
@@ -27,7 +28,7 @@ def look_up(
     device_model: str,
     protocol: ProtocolRow,
 ) -> list[LatencyEntry]:
-    """What is known of each subject, in the order asked. The newest measurement counts."""
+    """What is known of each subject, in the order asked. The newest measurement by a unit that was as usual counts."""
     ids = list({subject.id for subject in subjects})
     last_job = (
         select(func.max(JobRow.id))
@@ -41,6 +42,7 @@ def look_up(
         MeasurementRow.device_model == device_model,
         MeasurementRow.protocol_id == protocol.id,
         MeasurementRow.subject_id.in_(ids),
+        MeasurementRow.drifted.is_(False),
     )
     newest = select(func.max(MeasurementRow.id)).where(*table).group_by(MeasurementRow.subject_id)
     measured = session.scalars(select(MeasurementRow).where(MeasurementRow.id.in_(newest)))
@@ -59,7 +61,9 @@ def queue_missing(
     max_waiting: int = Settings.max_waiting,
     now: datetime,
 ) -> list[LatencyEntry]:
-    """Queue what has no measurement; returns the entries as they are afterwards. `owner` is the name of the token.
+    """Queue what has no measurement, or with `measure_again` everything; returns the entries as they are afterwards.
+
+    `owner` is the name of the token.
 
     A subject that failed is tried again too: whoever asks for it to be queued has read that it failed.
 
@@ -67,14 +71,14 @@ def queue_missing(
         QueueFull: the client would wait for more than `max_waiting` jobs.
         UnknownModel: a TFLite file is to be measured whose bytes the service was never given.
     """
-    wanted = {e.subject_id for e in entries if e.status != LatencyStatus.MEASURED}
+    wanted = {e.subject_id for e in entries if query.measure_again or e.status != LatencyStatus.MEASURED}
     subjects = [subject for subject in query.subjects if subject.id in wanted]
     if not subjects:
         return list(entries)
     store_subjects(session, subjects)
     # They are locked now; what a device has reported until then must not be measured once more.
     entries = look_up(session, subjects, device_model=device_model, protocol=protocol)
-    wanted = {e.subject_id for e in entries if e.status != LatencyStatus.MEASURED}
+    wanted = {e.subject_id for e in entries if query.measure_again or e.status != LatencyStatus.MEASURED}
     subjects = [subject for subject in subjects if subject.id in wanted]
     files = {subject.id: subject for subject in subjects if isinstance(subject, TFLiteModel)}
     for _, file in sorted(files.items()):
@@ -97,13 +101,14 @@ def queue_missing(
 
 def nothing_to_lease(session: Session, device: DeviceRow, *, now: datetime) -> bool:
     """Whether `lease` would find nothing. Reads alone, for the many who ask in vain."""
-    return devices.at_rest(device, now) or not queue.work_for(session, device, now=now)
+    unfit = device.quarantine is not None or devices.at_rest(device, now)
+    return unfit or not queue.work_for(session, device, now=now)
 
 
 def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Settings, now: datetime) -> Lease | None:
-    """A batch of jobs for a device; None where there is nothing to do, or the device has to rest."""
+    """A batch of jobs for a device; None where there is nothing to do, or the device rests or is in quarantine."""
     device.last_seen_at = now
-    if devices.at_rest(device, now):
+    if device.quarantine is not None or devices.at_rest(device, now):
         return None
     protocol = protocol_row(session, device.protocol_id)
     precision = protocol.precision
@@ -137,10 +142,11 @@ def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Setti
     )
 
 
-def accept(session: Session, token: str, report: LeaseReport, *, now: datetime) -> int:
+def accept(session: Session, token: str, report: LeaseReport, *, settings: Settings, now: datetime) -> int:
     """Store what a device measured; all of it or, where one outcome is refused, nothing. Returns the jobs left.
 
-    A report that arrives twice is accepted twice and stored once.
+    A report that arrives twice is accepted twice and stored once. A device that has drifted away from its history is
+    quarantined, and what is left of its lease goes back to the queue.
 
     Raises:
         StaleLease: a job does not belong to this lease any more.
@@ -157,11 +163,18 @@ def accept(session: Session, token: str, report: LeaseReport, *, now: datetime) 
         else:
             measured.append((job, outcome.measurement))
     if measured:
-        _store(session, measured, now=now)
+        _store(session, token, measured, settings=settings, now=now)
     return queue.remaining(session, token)
 
 
-def _store(session: Session, measured: Sequence[tuple[JobRow, Measurement]], *, now: datetime) -> None:
+def _store(
+    session: Session,
+    token: str,
+    measured: Sequence[tuple[JobRow, Measurement]],
+    *,
+    settings: Settings,
+    now: datetime,
+) -> None:
     """What one device has measured under one lease, and so under one protocol. Raises WrongMeasurement."""
     first, _ = measured[0]
     protocol = load_protocol(protocol_row(session, first.protocol_id))
@@ -172,7 +185,20 @@ def _store(session: Session, measured: Sequence[tuple[JobRow, Measurement]], *, 
     session.execute(insert(MeasurementRow), [_measurement_values(job, made) for job, made in measured])
     queue.complete(session, [job.id for job, _ in measured])
     assert first.leased_by is not None, "a leased job has a holder"
-    devices.note_measured(session, first.leased_by, [made.verdict for _, made in measured], now=now)
+    device = devices.known(session, first.leased_by)
+    drift = watch(session, device, protocol=protocol, settings=settings, now=now)
+    if drift is not None and queue.remaining(session, token):  # before the device's row is written (decision 15)
+        max_attempts = settings.max_attempts
+        queue.release(session, token, device_fault=None, suspects=(), max_attempts=max_attempts, now=now)
+    devices.note_measured(
+        session,
+        device.serial,
+        [made.verdict for _, made in measured],
+        temperature_c=measured[-1][1].provenance.after.temperature_c,
+        now=now,
+    )
+    if drift is not None:
+        impose(session, device, drift)
 
 
 def measurement(session: Session, measurement_id: int) -> Measurement:
@@ -243,7 +269,7 @@ def _measurement_values(job: JobRow, measured: Measurement) -> dict[str, Any]:
         "verdict": measured.verdict,
         "rounds": len(measured.rounds),
         "measured_at": measured.measured_at,
-        "reference_ms": units.reference_floor_ms(measured),
+        "reference_ms": units.reference_floor_ms(measured.rounds),
         "document": measured.model_dump_json(),
         "has_samples": True,
         "has_evidence": bool(measured.rejected),

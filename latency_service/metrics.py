@@ -127,6 +127,11 @@ def _devices(rows: Sequence[DeviceRow], now: datetime, *, alive_s: float) -> Ite
     blocked = GaugeMetricFamily(
         "padnas_device_blocked", f"Whether the unit rests after a fault of its own. {SHARED}", labels=labels
     )
+    quarantined = GaugeMetricFamily(
+        "padnas_device_quarantined",
+        f"Whether the unit gets no jobs since its reference operator left its history. {SHARED}",
+        labels=labels,
+    )
     faults = GaugeMetricFamily("padnas_device_faults", f"Faults in a row. {SHARED}", labels=labels)
     measured = CounterMetricFamily(
         "padnas_measurements", f"Accepted measurements. {SHARED}", labels=[*labels, "verdict"]
@@ -135,7 +140,8 @@ def _devices(rows: Sequence[DeviceRow], now: datetime, *, alive_s: float) -> Ite
         unit = [row.model, row.serial]
         alive.add_metric(unit, row.last_seen_at >= now - timedelta(seconds=alive_s))
         blocked.add_metric(unit, row.blocked_until is not None and row.blocked_until > now)
+        quarantined.add_metric(unit, row.quarantine is not None)
         faults.add_metric(unit, row.faults)
         measured.add_metric([*unit, "steady"], row.measured_steady)
         measured.add_metric([*unit, "unsteady"], row.measured_unsteady)
-    yield from (alive, blocked, faults, measured)
+    yield from (alive, blocked, quarantined, faults, measured)

@@ -8,6 +8,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -130,6 +131,8 @@ class DeviceRow(Base):
     measured_steady: Mapped[int] = mapped_column(default=0)
     measured_unsteady: Mapped[int] = mapped_column(default=0)
     last_measured_at: Mapped[datetime | None]
+    quarantine: Mapped[str | None] = mapped_column(Text)  # the whole Quarantine (drift.py)
+    last_temperature_c: Mapped[float | None]  # after that; None where the device does not say
 
 
 class JobRow(Base):
@@ -210,6 +213,7 @@ class MeasurementRow(Base):
     document: Mapped[str] = mapped_column(Text)  # the whole Measurement, with every sample until it is pruned
     has_samples: Mapped[bool] = mapped_column(default=True)
     has_evidence: Mapped[bool] = mapped_column(default=False)  # rejected rounds
+    drifted: Mapped[bool] = mapped_column(default=False)  # its unit was not as usual: it is kept, and does not count
 
     __table_args__ = (
         Index(None, "device_model", "protocol_id", "subject_id", "id"),
@@ -224,6 +228,17 @@ class MeasurementRow(Base):
             sqlite_where=text("has_evidence"), postgresql_where=text("has_evidence"),
         ),
     )  # fmt: skip
+
+
+class ReferenceReadingRow(Base):
+    """What a unit read of the reference operator, once in a while: its history (drift.py)."""
+
+    __tablename__ = "reference_readings"
+
+    device_serial: Mapped[str] = mapped_column(String(100), primary_key=True)
+    protocol_id: Mapped[str] = mapped_column(ForeignKey("protocols.id"), primary_key=True)
+    slot_at: Mapped[datetime] = mapped_column(primary_key=True)  # begin of the slot that it is the first reading in
+    reference_ms: Mapped[float]
 
 
 class TableVersionRow(Base):
@@ -246,6 +261,38 @@ class TableEntryRow(Base):
 
     version_id: Mapped[int] = mapped_column(ForeignKey("table_versions.id"), primary_key=True)
     measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), primary_key=True)
+
+
+class CalibrationRow(Base):
+    """A calibration of a published table version. Rows are only ever added."""
+
+    __tablename__ = "calibrations"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    table_id: Mapped[str] = mapped_column(String(64))
+    table_version: Mapped[int]
+    calibrated_at: Mapped[datetime]
+    document: Mapped[str] = mapped_column(Text)  # the whole Calibration
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["table_id", "table_version"],
+            ["table_versions.table_id", "table_versions.version"],
+            name="fk_calibrations_table_id_table_version_table_versions",
+        ),
+        Index(None, "table_id", "table_version"),
+    )
+
+
+class SearchRow(Base):
+    """A search that reports itself: its last word."""
+
+    __tablename__ = "searches"
+
+    owner: Mapped[str] = mapped_column(String(MAX_TOKEN_NAME), primary_key=True)  # its token's name
+    id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    document: Mapped[str] = mapped_column(Text)
+    reported_at: Mapped[datetime] = mapped_column(index=True)
 
 
 class TokenRow(Base):

@@ -13,7 +13,16 @@ from sqlalchemy.orm import Session
 from latency_contract.jobs import JobState
 from latency_contract.tables import Purpose
 from latency_service import devices, queue
-from latency_service.models import ACTIVE_STATES, EVER_EXPIRED, FAILED_STATE, DeviceRow, JobRow, ModelRow, ModelState
+from latency_service.models import (
+    ACTIVE_STATES,
+    EVER_EXPIRED,
+    FAILED_STATE,
+    DeviceRow,
+    JobRow,
+    ModelRow,
+    ModelState,
+    SubjectRow,
+)
 
 PURPOSES = {priority: purpose for purpose, priority in queue.PRIORITIES.items()}
 
@@ -43,6 +52,39 @@ class Overview(NamedTuple):
             if b.state == JobState.QUEUED:
                 oldest[b.device_model] = min(b.oldest_at, oldest.get(b.device_model, b.oldest_at))
         return oldest
+
+
+class AtWork(NamedTuple):
+    """What one unit has leased."""
+
+    serial: str
+    device_model: str
+    jobs: int
+    key: str  # of the oldest of them
+    until: datetime  # end of the lease, unless it is renewed
+
+
+def at_work(session: Session, *, limit: int) -> list[AtWork]:
+    """Units that measure now, whoever has had the oldest job first. One query."""
+    held = (
+        select(
+            JobRow.leased_by,
+            func.count().label("jobs"),
+            func.min(JobRow.id).label("first"),
+            func.max(JobRow.lease_expires_at).label("until"),
+        )
+        .where(text(ACTIVE_STATES), JobRow.state == JobState.LEASED)
+        .group_by(JobRow.leased_by)
+        .order_by(func.min(JobRow.id))
+        .limit(limit)
+    ).subquery()
+    rows = session.execute(
+        select(held.c.leased_by, JobRow.device_model, held.c.jobs, SubjectRow.key, held.c.until)
+        .join(JobRow, JobRow.id == held.c.first)
+        .join(SubjectRow, SubjectRow.id == JobRow.subject_id)
+        .order_by(held.c.first)
+    )
+    return [AtWork(*row) for row in rows]
 
 
 def overview(session: Session) -> Overview:

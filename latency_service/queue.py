@@ -58,8 +58,8 @@ from latency_service.subjects import insert_if_absent, lock_subjects
 
 JOBS = JobRow.metadata.tables[JobRow.__tablename__]  # without the session's bookkeeping, which costs more than a job
 MOMENT = bindparam("moment", type_=UtcDateTime())
-# What a running search waits for comes first, then table builds, oldest first.
-PRIORITIES = {Purpose.SEARCH: 0, Purpose.TABLE: 1}
+# What a running search waits for comes first, then table builds, oldest first; what is known already comes last.
+PRIORITIES = {Purpose.SEARCH: 0, Purpose.TABLE: 1, Purpose.REFINEMENT: 2}
 
 
 class ClaimedJob(NamedTuple):

@@ -17,10 +17,13 @@ class Settings:
     idle_polls_per_s: float = 40.0  # and so much longer that all of them together ask no more often than this
     fault_backoff_s: float = 5.0  # longest rest of a device after its first fault, doubled with each further one
     fault_backoff_max_s: float = 900.0
+    check_backoff_s: float = 60.0  # from quarantine to the first check of a device, doubled with each that fails
+    check_backoff_max_s: float = 3600.0
     conversion_claim_s: float = 15.0  # a converter renews its claim at a third of it; without, another one takes over
     conversion_timeout_s: float = 300.0  # a conversion not finished by then is given up
-    max_conversion_attempts: int = 3
+    max_conversion_attempts: int = 3  # deaths of the converter on one subject before that is given up
     max_waiting: int = 10_000  # jobs that one client waits for; a large space has some hundred operators
+    converts: bool = True  # TensorFlow is needed then; of several services on one database one is enough
     token_use_s: float = 60.0  # that a token was used is written down this often at most
 
     @property

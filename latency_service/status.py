@@ -12,7 +12,7 @@ from latency_contract.devices import Device
 from latency_contract.jobs import JobState
 from latency_contract.tables import Purpose
 from latency_service import devices
-from latency_service.models import FAILED_STATE, JobRow, ModelState, SubjectRow, TableVersionRow
+from latency_service.models import FAILED_STATE, DeviceRow, JobRow, ModelState, SubjectRow, TableVersionRow
 from latency_service.overview import Overview, overview
 from latency_service.settings import Settings
 
@@ -37,9 +37,11 @@ class Unit(Contract):
     device: Device
     last_measured_at: AwareDatetime | None
     measured: int
+    temperature_c: float | None  # after the last measurement
 
 
 class Failure(Contract):
+    job_id: int
     key: str
     device_model: str
     error: str | None
@@ -67,17 +69,12 @@ class _Failed(NamedTuple):
     last: tuple[Failure, ...]
 
 
-def status(session: Session, *, database: str, settings: Settings, now: datetime) -> Status:
+def status(
+    session: Session, *, database: str, settings: Settings, now: datetime, shown_failures: int = SHOWN_FAILURES
+) -> Status:
     found = overview(session)
-    units = tuple(
-        Unit(
-            device=devices.shown(row, settings=settings, now=now),
-            last_measured_at=row.last_measured_at,
-            measured=row.measured_steady + row.measured_unsteady,
-        )
-        for row in found.devices
-    )
-    failed = _failed(session, since=now - RECENT)
+    units = tuple(unit(row, settings=settings, now=now) for row in found.devices)
+    failed = _failed(session, since=now - RECENT, shown=shown_failures)
     tables, versions, last = session.execute(
         select(
             func.count(TableVersionRow.table_id.distinct()),
@@ -102,18 +99,30 @@ def status(session: Session, *, database: str, settings: Settings, now: datetime
     )
 
 
-def _failed(session: Session, *, since: datetime) -> _Failed:
+def unit(row: DeviceRow, *, settings: Settings, now: datetime) -> Unit:
+    return Unit(
+        device=devices.shown(row, settings=settings, now=now),
+        last_measured_at=row.last_measured_at,
+        measured=row.measured_steady + row.measured_unsteady,
+        temperature_c=row.last_temperature_c,
+    )
+
+
+def _failed(session: Session, *, since: datetime, shown: int) -> _Failed:
     recent = (text(FAILED_STATE), JobRow.failed_at >= since)
     last = session.execute(
-        select(SubjectRow.key, JobRow.device_model, JobRow.error, JobRow.failed_at)
+        select(JobRow.id, SubjectRow.key, JobRow.device_model, JobRow.error, JobRow.failed_at)
         .join(SubjectRow, SubjectRow.id == JobRow.subject_id)
         .where(*recent)
         .order_by(JobRow.failed_at.desc(), JobRow.id.desc())
-        .limit(SHOWN_FAILURES)
+        .limit(shown)
     )
     return _Failed(
         session.scalar(select(func.count()).select_from(JobRow).where(*recent)) or 0,
-        tuple(Failure(key=key, device_model=model, error=error, failed_at=at) for key, model, error, at in last),
+        tuple(
+            Failure(job_id=job_id, key=key, device_model=model, error=error, failed_at=at)
+            for job_id, key, model, error, at in last
+        ),
     )
 
 
@@ -129,6 +138,8 @@ def _attention(found: Overview, units: tuple[Unit, ...], failed: _Failed) -> lis
             said.append(f"{_count(jobs, 'job')} for {model}, and no agent of one is at work: start padnas-agent there")
     for unit in units:
         device = unit.device
+        if device.quarantine is not None:
+            said.append(f"{device.model} {device.serial} is in quarantine: {device.quarantine.reason}")
         if device.blocked_until is not None:
             faults = _count(device.faults, "fault")
             said.append(f"{device.model} {device.serial} rests after {faults} in a row: {_cut(device.last_fault)}")
@@ -149,8 +160,8 @@ def text_of(status: Status) -> str:
     lines += [f"  {_unit(unit, now)}" for unit in status.units] or ["  none has reported; start padnas-agent run"]
     lines += ["", "queue"]
     lines += [
-        f"  {entry.device_model}: {entry.jobs:,} {entry.state} for {_ASKED[entry.purpose]},"
-        f" the oldest {_ago(now - entry.oldest_at)} old"
+        f"  {entry.device_model}: {entry.jobs:,} {entry.state} for {ASKED[entry.purpose]},"
+        f" the oldest {ago(now - entry.oldest_at)} old"
         for entry in status.queue
     ] or ["  empty"]
     lines += ["", "conversions", f"  {status.conversions_pending:,} wait, {status.conversions_failed:,} failed"]
@@ -160,32 +171,44 @@ def text_of(status: Status) -> str:
     else:
         lines += [
             f"  {_count(status.tables, 'table')} in {_count(status.table_versions, 'version')},"
-            f" the last published {_ago(now - status.last_published_at)} ago"
+            f" the last published {ago(now - status.last_published_at)} ago"
         ]
     if status.failures:
         lines += ["", f"failed since yesterday: {status.failed_recently:,}, the last of them"]
         lines += [
-            f"  {failure.key} on {failure.device_model}, {_ago(now - failure.failed_at)} ago: {_cut(failure.error)}"
+            f"  {failure.key} on {failure.device_model}, {ago(now - failure.failed_at)} ago: {_cut(failure.error)}"
             for failure in status.failures
         ]
     return "\n".join(lines)
 
 
-_ASKED = {Purpose.SEARCH: "searches", Purpose.TABLE: "tables"}
+ASKED = {Purpose.SEARCH: "searches", Purpose.TABLE: "tables", Purpose.REFINEMENT: "refinement"}
+
+
+class Condition(NamedTuple):
+    """How a unit is, in words."""
+
+    well: bool
+    said: str
+    reason: str | None = None  # why, where it is not well
+
+
+def condition(device: Device, now: datetime) -> Condition:
+    if device.quarantine is not None:
+        failed = _count(device.quarantine.failed_checks, "time")
+        return Condition(False, f"in quarantine, checked in vain {failed}", device.quarantine.reason)
+    if device.blocked_until is not None:
+        return Condition(False, f"rests for {ago(device.blocked_until - now)} more", device.last_fault)
+    if device.alive:
+        return Condition(True, "at work")
+    return Condition(False, f"silent for {ago(now - device.last_seen_at)}", "Its agent does not speak; is it running?")
 
 
 def _unit(unit: Unit, now: datetime) -> str:
-    device = unit.device
-    if device.blocked_until is not None:
-        state = f"rests for {_ago(device.blocked_until - now)} more"
-    elif device.alive:
-        state = "at work"
-    else:
-        state = f"silent for {_ago(now - device.last_seen_at)}"
     measured = "nothing measured yet"
     if unit.last_measured_at is not None:
-        measured = f"{_count(unit.measured, 'measurement')}, the last {_ago(now - unit.last_measured_at)} ago"
-    return f"{device.model}  {device.serial}  {state}; {measured}"
+        measured = f"{_count(unit.measured, 'measurement')}, the last {ago(now - unit.last_measured_at)} ago"
+    return f"{unit.device.model}  {unit.device.serial}  {condition(unit.device, now).said}; {measured}"
 
 
 def _cut(error: str | None) -> str:
@@ -197,7 +220,7 @@ def _count(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def _ago(age: timedelta) -> str:
+def ago(age: timedelta) -> str:
     seconds = max(age.total_seconds(), 0)
     for unit_s, name in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * unit_s:

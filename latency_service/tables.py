@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, select, true
+from sqlalchemy.orm import Session, defer
 
 from latency_contract.operators import Conv, Head, IBConv, subject_adapter
 from latency_contract.tables import Table, TableEntry, TableSummary, table_id
@@ -17,6 +17,8 @@ from latency_service.subjects import load_protocol, protocol_row
 def publish(session: Session, *, device_model: str, protocol: ProtocolRow, now: datetime) -> Table:
     """A new version with the newest measurement of every operator; the last version where nothing has changed.
 
+    Measurements by a unit that had drifted do not count, and stay in the versions that have them.
+
     Raises:
         UnknownTable: nothing has been measured yet, so there is nothing to publish.
     """
@@ -28,6 +30,7 @@ def publish(session: Session, *, device_model: str, protocol: ProtocolRow, now: 
         .where(
             MeasurementRow.device_model == device_model,
             MeasurementRow.protocol_id == protocol.id,
+            MeasurementRow.drifted.is_(False),
             SubjectRow.kind.in_(("ibconv", "conv", "head")),
         )
         .group_by(MeasurementRow.subject_id)
@@ -75,9 +78,14 @@ def find(session: Session, identity: str, *, version: int | None) -> Table:
 
 def summaries(session: Session) -> list[TableSummary]:
     """Every published version, newest first."""
+    return _summaries(session, true())
+
+
+def _summaries(session: Session, condition: ColumnElement[bool]) -> list[TableSummary]:
     rows = session.execute(
         select(TableVersionRow, func.count(TableEntryRow.measurement_id))
         .join(TableEntryRow, TableEntryRow.version_id == TableVersionRow.id)
+        .where(condition)
         .group_by(TableVersionRow.id)
         .order_by(TableVersionRow.id.desc())
     )
@@ -94,6 +102,15 @@ def summaries(session: Session) -> list[TableSummary]:
     ]
 
 
+def latest(session: Session, *, limit: int, device_model: str | None = None) -> list[TableSummary]:
+    """The last version of each table, the one published last first."""
+    last = select(func.max(TableVersionRow.id).label("id")).group_by(TableVersionRow.table_id)
+    if device_model is not None:
+        last = last.where(TableVersionRow.device_model == device_model)
+    page = last.order_by(func.max(TableVersionRow.id).desc()).limit(limit).subquery()
+    return _summaries(session, TableVersionRow.id.in_(select(page.c.id)))
+
+
 def _measurement_ids(session: Session, row: TableVersionRow) -> Sequence[int]:
     return session.scalars(select(TableEntryRow.measurement_id).where(TableEntryRow.version_id == row.id)).all()
 
@@ -104,6 +121,7 @@ def _table(session: Session, row: TableVersionRow) -> Table:
         .join(TableEntryRow, TableEntryRow.measurement_id == MeasurementRow.id)
         .join(SubjectRow, SubjectRow.id == MeasurementRow.subject_id)
         .where(TableEntryRow.version_id == row.id)
+        .options(defer(MeasurementRow.document, raiseload=True))  # every sample of every entry
     )
     entries: list[TableEntry] = []
     for measurement, subject in measured:

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from latency_contract.devices import Unit, UnitComparison
-from latency_contract.measurements import Measurement
+from latency_contract.measurements import Round
 from latency_service.models import MeasurementRow
 
 COUNTED = 100  # newest measurements of each unit: how it is now, not how it was before its battery aged
@@ -33,9 +33,9 @@ class Reading(NamedTuple):
     high_ms: float
 
 
-def reference_floor_ms(measured: Measurement) -> float:
+def reference_floor_ms(rounds: Sequence[Round]) -> float:
     """The smallest reading of the reference operator in the rounds that count; noise only ever adds time."""
-    return min(min(r.reference_before_ms, r.reference_after_ms) for r in measured.rounds)
+    return min(min(r.reference_before_ms, r.reference_after_ms) for r in rounds)
 
 
 def compare(session: Session, *, device_model: str, protocol_id: str) -> UnitComparison:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -14,6 +15,7 @@ from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection
 from latency_contract.devices import Device, Unit, UnitComparison
 from latency_contract.operators import Network
+from latency_contract.predictions import CONFIDENCE
 from latency_contract.tables import Purpose
 from latency_contract.tables import Table as MeasuredTable
 from search_client import table_commands
@@ -69,6 +71,9 @@ def search(
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings")] = None,
     latency_min: Annotated[float | None, typer.Option(help="lower bound in ms")] = None,
     latency_max: Annotated[float | None, typer.Option(help="upper bound in ms")] = None,
+    latency_confidence: Annotated[
+        float | None, typer.Option(help="probability with which the upper bound holds, as 0.95; default: as predicted")
+    ] = None,
     latency_targets: Annotated[
         str | None, typer.Option(help="ms, with commas: the most accurate network under each, in one search")
     ] = None,
@@ -84,8 +89,14 @@ def search(
         str | None, typer.Option(help="of the last stage: ces, or a baseline, spos or random")
     ] = None,
     pruning_threshold: Annotated[float | None, typer.Option(help="P_th of the paper")] = None,
+    refine: Annotated[
+        int | None, typer.Option(help="so many of the most uncertain operators are measured again after each stage")
+    ] = None,
     finals: Annotated[int | None, typer.Option(help="architectures to return")] = None,
     seed: Annotated[int | None, typer.Option(help="of all randomness")] = None,
+    report_to_service: Annotated[
+        bool, typer.Option("--report-to-service", help="show at the service's dashboard how far the search is")
+    ] = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -95,6 +106,7 @@ def search(
     from search_client.progress import ConsoleProgress
     from search_client.report import terminal_table
     from search_client.run_directory import RunDirectory
+    from search_client.search_reports import SearchReports, first_report
 
     flags = {
         "space": space,
@@ -104,6 +116,7 @@ def search(
         "table": None if table is None else str(table),
         "latency_min_ms": latency_min,
         "latency_max_ms": latency_max,
+        "latency_confidence": latency_confidence,
         "latency_targets_ms": _numbers(latency_targets, float),
         "input_size": input_size,
         "width": width,
@@ -115,13 +128,17 @@ def search(
         "iterations": iterations,
         "final_search": final_search,
         "pruning_threshold": pruning_threshold,
+        "refine": refine,
         "finals": finals,
         "seed": seed,
     }
     settings = resolve(flags, file=config)
     must_be_one(service, settings.table)
     client = f"search-{content_hash([settings.model_dump(mode='json'), str(out.resolve())])[:16]}"
-    progress = ConsoleProgress()
+    if report_to_service and service is None:
+        raise ValueError("--report-to-service needs the address of one: --service URL.")
+    reports: SearchReports | None = None
+    progress = ConsoleProgress(heard=lambda *step: reports.doing(*step) if reports is not None else None)
     with RunDirectory(out, settings) as directory:
         path = directory.final
         if path.exists():
@@ -130,7 +147,17 @@ def search(
             source = _latency_source(settings, directory, progress, service=service, client=client, wait=wait)
             try:
                 with source as latencies:
-                    Search(settings, latencies, directory, progress).run()
+                    found = Search(settings, latencies, directory, progress)
+                    if report_to_service:
+                        assert service is not None
+                        first = first_report(
+                            out, device=latencies.device_model, space=settings.space, stages=settings.stages - 1,
+                            started_at=datetime.now(UTC),
+                        )  # fmt: skip
+                        reports = SearchReports(service, client, first, say=progress.say)
+                        found.on_stage = reports.stage
+                    with nullcontext() if reports is None else reports.running():
+                        found.run()
             except KeyboardInterrupt:
                 progress.say(f"Stopped. The same command goes on where this one was, in {out}.")
                 raise typer.Exit(1) from None
@@ -211,6 +238,9 @@ def devices(service: ServiceOption, as_json: JsonOption = False) -> None:
             f"{device.protocol.runtime} {device.protocol.runtime_version}, {device.protocol.delegate}",
         )
     output.print(lines if known else "No agent has reported a device yet. Start `padnas-agent run`.")
+    for device in known:
+        if device.quarantine is not None:
+            output.print(f"{device.model}, {device.serial}: {device.quarantine.reason}", soft_wrap=True)
     for comparison in comparisons:
         for sentence in _about_units(comparison):
             output.print(sentence, soft_wrap=True)
@@ -269,22 +299,29 @@ def predict(
     space: ChoicesSpaceOption = None,
     choices: ChoicesOption = None,
     device: DeviceOption = None,
+    confidence: Annotated[float, typer.Option(min=0.501, max=0.9999, help="of the interval")] = CONFIDENCE,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict an architecture's latency: the sum of its operators in the published table, or in a table file."""
+    """Predict an architecture's latency from the published table, or from a table file."""
+    from search_client.table_latencies import calibration_for
     from search_client.table_latencies import predict as predicted_by
 
     chosen = _chosen(from_file, name=name, space=space, choices=choices)
     known = given_table(service, table, device=device, client="predict")
-    prediction = predicted_by(chosen.network, chosen.choices, known)
+    prediction = predicted_by(chosen.network, chosen.choices, known, confidence=confidence)
     if as_json:
-        typer.echo(json.dumps(prediction._asdict()))
+        typer.echo(prediction.model_dump_json())
         return
     interval = "no interval is known"
-    if prediction.low_ms is not None:
-        interval = f"{prediction.low_ms:.4f} to {prediction.high_ms:.4f}"
+    if prediction.low_ms is not None and prediction.confidence is not None:
+        interval = f"{prediction.low_ms:.4f} to {prediction.high_ms:.4f} at {prediction.confidence:.4g}"
     output.print(f"{prediction.latency_ms:.4f} ms ({interval})")
-    if not isinstance(known, MeasuredTable):
+    calibration = calibration_for(chosen.network.operators, known)
+    if calibration is not None:
+        output.print(calibration.sentence, soft_wrap=True)
+    elif isinstance(known, MeasuredTable):
+        output.print("not calibrated: the interval says how well the sum is known, not how well it predicts")
+    else:
         output.print(known.source.sentence, soft_wrap=True)
 
 
@@ -520,4 +557,6 @@ def _about_units(comparison: UnitComparison) -> Iterator[str]:
 def _state(device: Device) -> str:
     if not device.alive:
         return "no agent"
+    if device.quarantine is not None:
+        return "quarantined"
     return "ready" if device.blocked_until is None else f"rests: {device.last_fault}"

@@ -58,9 +58,10 @@ def errors_are_sentences(command: Callable[Parameters, None]) -> Callable[Parame
 @contextmanager
 def latency_service(service: str, device: str | None, *, client: str, wait: bool = False) -> Iterator["LatencyService"]:
     from search_client.latencies import LatencyService
+    from search_client.progress import ConsoleProgress
 
     with ServiceConnection(service) as connection:
-        yield LatencyService(connection, device=device, client=client, wait=wait)
+        yield LatencyService(connection, device=device, client=client, wait=wait, say=ConsoleProgress().say)
 
 
 def must_be_one(service: str | None, table: Path | str | None) -> None:

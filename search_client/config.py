@@ -40,6 +40,7 @@ class SearchConfig(Contract):
     width: Annotated[float, Field(gt=0)] = 1.0  # times the channels of the space
     latency_min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: see pad_nas.latency_bounds
     latency_max_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    latency_confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None  # of the upper bound; None: as predicted
     latency_targets_ms: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()  # one final for each
     stages: Annotated[int, Field(ge=2, le=10)] = 4  # M
     epochs: tuple[Annotated[int, Field(ge=1)], ...] = (120, 80, 40)  # of each training, M - 1 of them
@@ -53,6 +54,7 @@ class SearchConfig(Contract):
     iterations: Annotated[int, Field(ge=0)] = 40
     final_search: Literal["ces", "spos", "random"] = "ces"  # algorithm of the last stage (line 10 of Algorithm 1)
     pruning_threshold: Annotated[float, Field(ge=0, lt=1)] = 0.01  # P_th
+    refine: Annotated[int, Field(ge=0, le=1000)] = 0  # operators to measure again after each stage
     max_rank: Annotated[int, Field(ge=2)] = 10  # nondomination ranks below it count for pruning
     calibration_images: Annotated[int, Field(ge=2)] = 512  # for the batch-norm statistics of a candidate
     evaluation_memory_mb: Annotated[int, Field(ge=0)] = 2048  # see SupernetOracle; changes no result

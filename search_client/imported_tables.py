@@ -10,11 +10,12 @@ import math
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError, model_validator
 
 from latency_contract.canonical import Contract, Sha256, content_hash
+from latency_contract.comparisons import KnownLatency
 from latency_contract.devices import Name
 from latency_contract.errors import validation_sentence
 from latency_contract.measurements import Milliseconds
@@ -180,15 +181,6 @@ def of_operators(table: AnyTable) -> OperatorTable:
         f"The {describe(table)} is a linear model: it has offsets of layers, and no latencies of operators. It can be"
         " shown, predicted and searched with, and exported as JSON."
     )
-
-
-class KnownLatency(NamedTuple):
-    """What any table of operators knows of one; without an interval where nobody said how well it is known."""
-
-    latency_ms: float
-    low_ms: float | None
-    high_ms: float | None
-    confidence: float | None
 
 
 def known_latency(entry: TableEntry | ImportedEntry) -> KnownLatency:

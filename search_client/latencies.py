@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
+from latency_contract.calibrations import Calibration, CalibrationRequest
 from latency_contract.connection import NotThisService, ServiceConnection, ServiceUnreachable
 from latency_contract.devices import Device, UnitComparison
 from latency_contract.measurements import Measurement
@@ -33,14 +34,26 @@ POLL_S = 0.5  # between two looks at what is still missing
 LEAST_OF_AN_ID = 8  # digits of a table's id by which it may be named
 NO_AGENT_S = 20.0  # a device without an agent for so long is said to have none; agents take some seconds to start
 
+SAY_AGAIN_S = 60.0  # between two lines about what is waited for
+
 OnProgress = Callable[[int], None]  # subjects measured so far
 
 
 class LatencyService:
     """The service as one search sees it: one device, one name to be known by."""
 
-    def __init__(self, connection: ServiceConnection, *, device: str | None, client: str, wait: bool = False) -> None:
+    def __init__(
+        self,
+        connection: ServiceConnection,
+        *,
+        device: str | None,
+        client: str,
+        wait: bool = False,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """`device` may be None where the service knows just one device model; `wait`: for an agent, however long.
+
+        `say` is given a line where devices are at work and none of them measures, and again every minute.
 
         Raises:
             NoSuchDevice: the service does not know the device, or there are several to choose from.
@@ -48,6 +61,7 @@ class LatencyService:
         self._connection = connection
         self._client = client
         self._wait = wait
+        self._say = say
         self.device = _find_device(connection, device, patience_s=math.inf if wait else NO_AGENT_S)
 
     def give_file(self, content: bytes) -> TFLiteModel:
@@ -81,7 +95,7 @@ class LatencyService:
             NotMeasurable: some subjects failed on the device.
         """
         answer = self._ask(subjects, purpose=purpose, queue_missing=True)
-        last_alive = time.monotonic()
+        last_alive, last_said = time.monotonic(), -math.inf
         while True:
             count = Counter(entry.status for entry in answer.entries)
             on_progress(count[LatencyStatus.MEASURED])
@@ -91,11 +105,19 @@ class LatencyService:
                 last_alive = time.monotonic()
             elif time.monotonic() - last_alive > NO_AGENT_S and not self._wait:
                 raise _no_agent(answer)
+            if answer.standstill is not None and time.monotonic() - last_said > SAY_AGAIN_S:
+                missing = len(subjects) - count[LatencyStatus.MEASURED] - count[LatencyStatus.FAILED]
+                self._say(f"waiting for {missing} latencies of {answer.device_model}: {answer.standstill}")
+                last_said = time.monotonic()
             time.sleep(POLL_S)
             # Asking with queue_missing again would retry what has failed, so only the missing is looked at.
             answer = self._ask(subjects, purpose=purpose, queue_missing=count[LatencyStatus.MISSING] > 0)
         _none_may_have_failed(answer)
         return [entry.latency for entry in answer.entries if entry.latency is not None]
+
+    def measure_again(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+        """Queue what is measured already, behind everything that is not. Nobody waits for it."""
+        self._ask(operators, purpose=Purpose.REFINEMENT, queue_missing=True, measure_again=True)
 
     def complete(self, operators: Sequence[Conv | IBConv | Head]) -> bool:
         """Whether every operator is measured by now. Raises NotMeasurable if one never will be."""
@@ -106,12 +128,21 @@ class LatencyService:
     def publish(self) -> Table:
         """The table as it stands, as an immutable version."""
         publication = TablePublication(device=self.device.model, protocol_id=self.device.protocol.id)
-        return self._connection.ask("POST", "/v1/tables", Table, body=publication)
+        return with_calibrations(self._connection, self._connection.ask("POST", "/v1/tables", Table, body=publication))
 
     def published(self) -> Table:
         """The last published version."""
         identity = table_id(device_model=self.device.model, protocol_id=self.device.protocol.id)
-        return self._connection.ask("GET", f"/v1/tables/{identity}", Table)
+        return with_calibrations(self._connection, self._connection.ask("GET", f"/v1/tables/{identity}", Table))
+
+    def calibrate(self, table: Table, request: CalibrationRequest) -> Calibration:
+        """Have a version calibrated with networks that are measured.
+
+        Raises:
+            ServiceRefused: they do not determine a calibration, or the version lacks an operator.
+        """
+        path = f"/v1/tables/{table.table_id}/versions/{table.version}/calibrations"
+        return self._connection.ask("POST", path, Calibration, body=request)
 
     def measurement(self, measurement_id: int) -> Measurement:
         """A measurement with every round, every sample, and its provenance."""
@@ -123,12 +154,15 @@ class LatencyService:
         release = LatencyRelease(client=self._client, subject_ids=ids)
         return self._connection.ask("POST", "/v1/latencies/release", Released, body=release).cancelled
 
-    def _ask(self, subjects: Sequence[Subject], *, purpose: Purpose, queue_missing: bool) -> LatencyAnswer:
+    def _ask(
+        self, subjects: Sequence[Subject], *, purpose: Purpose, queue_missing: bool, measure_again: bool = False
+    ) -> LatencyAnswer:
         query = LatencyQuery(
             device=self.device.model,
             protocol_id=self.device.protocol.id,
             subjects=tuple(subjects),
             queue_missing=queue_missing,
+            measure_again=measure_again,
             client=self._client,
             purpose=purpose,
         )
@@ -185,7 +219,15 @@ def find_table(connection: ServiceConnection, name: str) -> Table:
     if version and not version.isdecimal():
         raise ValueError(f"'{version}' is no version of a table. Write TABLE@2 for its second.")
     path = f"/v1/tables/{table_id_}" + (f"/versions/{version}" if version else "")
-    return connection.ask("GET", path, Table)
+    return with_calibrations(connection, connection.ask("GET", path, Table))
+
+
+def with_calibrations(connection: ServiceConnection, table: Table) -> Table:
+    """A published version with what calibrates it: the newest for each set of operators."""
+    path = f"/v1/tables/{table.table_id}/versions/{table.version}/calibrations"
+    history = TypeAdapter(list[Calibration]).validate_json(connection.request("GET", path).content)
+    newest = {frozenset(one.measurements): one for one in reversed(history)}
+    return table.with_calibrations(sorted(newest.values(), key=history.index))
 
 
 def _all_measured(answer: LatencyAnswer) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-from latency_contract.connection import ServiceUnreachable
+from latency_contract.connection import ServiceError, ServiceUnreachable
 from latency_contract.operators import Conv, Head, IBConv, Network
 from latency_contract.tables import Latency, Purpose, Table
 from search_client.errors import AnotherSearch, ProtocolChanged
@@ -65,6 +65,20 @@ class MeasuredLatencies:
             if operators:
                 self._service.release(operators)
 
+    def refine(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+        """Have operators measured again. Where that cannot be, what is known stands."""
+        with suppress(ServiceError):
+            if operators:
+                self._service.measure_again(operators)
+
+    def newest_table(self, last: AnyTable, operators: Sequence[Conv | IBConv | Head]) -> AnyTable:
+        """The table as it stands now, if it holds all of these; else the last one stands."""
+        with suppress(ServiceError):
+            table = self._service.publish()
+            if all(operator.id in table.by_subject for operator in operators):
+                return table
+        return last
+
     def of_finals(self, networks: Sequence[Network]) -> list[Latency]:
         """Latencies of whole networks, kept in the directory so that a search stopped here does not ask again."""
         kept = self._directory.measured()
@@ -105,6 +119,12 @@ class TableFile:
 
     def release(self, operators: Sequence[Conv | IBConv | Head]) -> None:
         """Nothing is queued."""
+
+    def refine(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+        """Nobody measures."""
+
+    def newest_table(self, last: AnyTable, operators: Sequence[Conv | IBConv | Head]) -> AnyTable:  # noqa: ARG002
+        return self._table
 
     def of_finals(self, networks: Sequence[Network]) -> list[None]:
         return [None for _ in networks]

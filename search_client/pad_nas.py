@@ -5,7 +5,7 @@ anywhere and started again with the same directory ends with the same `final.jso
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -22,10 +22,11 @@ from search_client.imported_tables import AnyTable, describe, identity
 from search_client.oracle import AccuracyOracle, TimedOracle
 from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution, operator_distribution, prune
+from search_client.refinement import most_uncertain
 from search_client.run_directory import GenerationRecord, RunDirectory, write_json
 from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds, SearchProblem
 from search_client.spaces import SearchSpace
-from search_client.table_latencies import additive_latency, predict
+from search_client.table_latencies import additive_latency, calibration_for, predict
 
 
 class AccuracySource(Protocol):
@@ -59,6 +60,10 @@ class LatencySource(Protocol):
 
     def release(self, operators: Sequence[Conv | IBConv | Head]) -> None: ...
 
+    def refine(self, operators: Sequence[Conv | IBConv | Head]) -> None: ...
+
+    def newest_table(self, last: AnyTable, operators: Sequence[Conv | IBConv | Head]) -> AnyTable: ...
+
     def of_finals(self, networks: Sequence[Network]) -> Sequence[Latency | None]: ...
 
 
@@ -68,6 +73,7 @@ class Stage:
 
     number: int  # from 1
     space: SearchSpace
+    table: AnyTable
     evaluated: list[Evaluated]
     distribution: OperatorDistribution
 
@@ -80,6 +86,7 @@ class Search:
     latencies: LatencySource
     directory: RunDirectory
     progress: ConsoleProgress
+    on_stage: Callable[[int, Evaluated | None], None] = lambda _, __: None  # a stage begins, or this is its best now
     source: AccuracySource = field(init=False)
     space: SearchSpace = field(init=False)
     table: AnyTable | None = field(init=False)
@@ -109,18 +116,21 @@ class Search:
             self.progress.say(f"pruned from {last.space.size:,} to {pruned.size:,} architectures")
             kept = set(pruned.operators())
             self.latencies.release([operator for operator in last.space.operators() if operator not in kept])
-            stages.append(self._stage(number, pruned))
+            self._refine(last, pruned)
+            stages.append(self._stage(number, pruned, last_table=last.table))
         return self._finish(stages)  # line 11
 
-    def _stage(self, number: int, space: SearchSpace) -> Stage:
+    def _stage(self, number: int, space: SearchSpace, *, last_table: AnyTable | None = None) -> Stage:
         """Train a supernet (lines 1 and 8), search on it (lines 3 and 10), estimate the distribution (lines 4-6)."""
+        self.on_stage(number, None)
         directory = self.directory.stage(number)
         directory.record_space(space)
         oracle = TimedOracle(self.source.oracle(number, space))
-        latency = additive_latency(space, self._complete_table())
+        table = self._complete_table() if last_table is None else self._newest_table(number, last_table)
+        latency = self._latency(space, table)
         known = {item.architecture: item.accuracy for item in directory.history()}
         with self.progress.task(f"stage {number}: searching", self.config.iterations + 1) as advance:
-            best = 0.0
+            best: Evaluated | None = None
             heard_at, heard_oracle_s = time.perf_counter(), 0.0
 
             def on_generation(generation: int, newest: Sequence[Evaluated]) -> None:
@@ -132,8 +142,10 @@ class Search:
                         GenerationRecord(generation, len(new), now - heard_at, oracle.seconds - heard_oracle_s)
                     )
                 heard_at, heard_oracle_s = time.perf_counter(), oracle.seconds
-                best = max([best, *(item.accuracy for item in newest)])
-                advance(generation + 1, f"best accuracy {best:.1%}")
+                heard = newest if best is None else [best, *newest]
+                best = max(heard, key=lambda item: item.accuracy, default=None)
+                advance(generation + 1, "" if best is None else f"best accuracy {best.accuracy:.1%}")
+                self.on_stage(number, best)
 
             last = number == self.config.stages - 1
             evaluated = ALGORITHMS[self.config.final_search if last else "ces"](
@@ -144,7 +156,38 @@ class Search:
             )
         distribution = operator_distribution(space, evaluated, max_rank=self.config.max_rank)
         directory.save_distribution(distribution, space)
-        return Stage(number, space, evaluated, distribution)
+        return Stage(number, space, table, evaluated, distribution)
+
+    def _refine(self, last: Stage, pruned: SearchSpace) -> None:
+        """Have measured again what is most uncertain, while the next supernet trains; not where its table is taken."""
+        taken = self.directory.stage(last.number + 1).table is not None
+        if self._refines(last.table) and isinstance(last.table, Table) and not taken:
+            operators = most_uncertain(
+                last.evaluated,
+                last.space,
+                last.table,
+                bounds=self._bounds(),
+                kept=pruned.operators(),
+                near=self.config.population,
+                count=self.config.refine,
+            )
+            self.latencies.refine(operators)
+
+    def _refines(self, table: AnyTable) -> bool:
+        """A calibration holds for the measurements that it was made with: such a table stays as it is."""
+        return self.config.refine > 0 and calibration_for(self.space.operators(), table) is None
+
+    def _newest_table(self, number: int, last: AnyTable) -> AnyTable:
+        """What a later stage is searched with: the table as it stood when its search began, kept with the stage."""
+        if not self._refines(last):
+            return last
+        directory = self.directory.stage(number)
+        if (kept := directory.table) is not None:
+            return kept
+        newest = self.latencies.newest_table(last, self.space.operators())
+        directory.save_table(newest)
+        self.progress.say(f"stage {number}: {describe(newest)}")
+        return newest
 
     def _take_table_if_complete(self) -> None:
         """As soon as everything is measured, see whether the bounds can be met: not after a night of training."""
@@ -162,39 +205,51 @@ class Search:
         """Embed a copy of the table: the whole search is made with it."""
         self.table = table
         bounds = self._bounds()
-        low_ms, high_ms = attainable_ms = additive_latency(self.space, self.table).attainable()
-        bounds.must_overlap(attainable_ms)
+        latency = self._latency(self.space, table)
+        low_ms, high_ms = latency.attainable()
+        within_reach_ms = latency.within_reach()
+        bounds.must_overlap(within_reach_ms)
         for target_ms in self.config.latency_targets_ms:
-            LatencyBounds(min(bounds.min_ms, target_ms), target_ms).must_overlap(attainable_ms)
+            LatencyBounds(min(bounds.min_ms, target_ms), target_ms).must_overlap(within_reach_ms)
         self.directory.save_table(self.table)
+        if (calibration := calibration_for(self.space.operators(), table)) is not None:
+            self.progress.say(f"{describe(table)}, {calibration.sentence}")
         self.progress.say(
             f"{describe(self.table)}: architectures take {low_ms:.3f} to {high_ms:.3f} ms, searched are"
             f" {bounds.min_ms:.3f} to {bounds.max_ms:.3f} ms"
         )
 
+    def _latency(self, space: SearchSpace, table: AnyTable) -> AdditiveLatency:
+        return additive_latency(space, table, confidence=self.config.latency_confidence)
+
     def _bounds(self) -> LatencyBounds:
-        assert self.table is not None
-        attainable_ms = additive_latency(self.space, self.table).attainable()
+        attainable_ms = self._latency(self.space, self._complete_table()).attainable()
         bounds = latency_bounds(self.config.latency_min_ms, self.config.latency_max_ms, attainable_ms=attainable_ms)
         return replace(bounds, targets_ms=self.config.latency_targets_ms)
 
     def _finish(self, stages: Sequence[Stage]) -> Path:
         """Measure the final architectures whole (line 11), and write everything down."""
-        table, bounds, last = self._complete_table(), self._bounds(), stages[-1]
+        bounds, last = self._bounds(), stages[-1]
+        table = last.table
         finals = self._final_architectures(last.evaluated)
         networks = [last.space.network(item.architecture) for item in finals.values()]
         measured = self.latencies.of_finals(networks)
-        latency = additive_latency(self.space, table)
+        latency = self._latency(self.space, table)
+        calibration = calibration_for(self.space.operators(), table)
         final = {
             "config": self.config.model_dump(mode="json", exclude=CHANGE_NO_RESULT),
             "data_sha256": self.source.fingerprint,
             "device_model": table.device_model,
             "table": identity(table),
+            "calibration": None
+            if calibration is None
+            else calibration.model_dump(mode="json", exclude={"networks", "measurements"}),
             "protocol": table.protocol.model_dump(mode="json") if isinstance(table, Table) else None,
             "latency_bounds_ms": [bounds.min_ms, bounds.max_ms],
             "stages": [
                 {
                     "stage": stage.number,
+                    "table": identity(stage.table),
                     "size": stage.space.size,
                     "evaluated": len(stage.evaluated),
                     "best_accuracy": max(item.accuracy for item in stage.evaluated),
@@ -205,7 +260,7 @@ class Search:
                 {
                     "name": name,
                     "choices": dict(zip((layer.name for layer in last.space.layers), item.architecture, strict=True)),
-                    "predicted_latency": predict(network, item.architecture, table)._asdict(),
+                    "predicted_latency": predict(network, item.architecture, table).model_dump(mode="json"),
                     "measured_latency": None
                     if whole is None
                     else whole.model_dump(mode="json", exclude={"measured_at"}),
@@ -232,8 +287,8 @@ class Search:
         for target_ms in set(self.config.latency_targets_ms) - set(best_for):
             self.progress.say(f"nothing faster than the latency target {target_ms:g} ms was found within the bounds")
         if not best_for:
-            attainable_ms = additive_latency(self.space, self._complete_table()).attainable()
-            raise LatencyBounds(self._bounds().min_ms, max(self.config.latency_targets_ms)).infeasible(attainable_ms)
+            within_reach_ms = self._latency(self.space, self._complete_table()).within_reach()
+            raise LatencyBounds(self._bounds().min_ms, max(self.config.latency_targets_ms)).infeasible(within_reach_ms)
         return {f"{target_ms:g}ms": item for target_ms, item in best_for.items()}
 
     def _say_what_is_searched(self) -> None:
@@ -270,7 +325,7 @@ def best_under_targets(evaluated: Sequence[Evaluated], targets_ms: Sequence[floa
     """For each latency target that anything meets, the most accurate architecture that does; of equals the fastest."""
     best = {}
     for target_ms in sorted(set(targets_ms)):
-        fast_enough = [item for item in evaluated if item.latency_ms <= target_ms]
+        fast_enough = [item for item in evaluated if item.bound_ms <= target_ms]
         if fast_enough:
             best[target_ms] = min(fast_enough, key=lambda item: (-item.accuracy, item.latency_ms))
     return best

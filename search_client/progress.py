@@ -1,7 +1,7 @@
 """What a person sees while a search runs: a bar on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -20,7 +20,9 @@ class Advance(Protocol):
 class ConsoleProgress:
     """Progress on standard error, so that standard output is the result's alone."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, heard: Callable[[str, int, int], None] | None = None) -> None:
+        """`heard` is told of every step too: the task's name, how much is done, and of how much."""
+        self._heard = heard
         self._console = console or Console(stderr=True, highlight=False, markup=False)
 
     def say(self, line: str) -> None:
@@ -37,7 +39,11 @@ class ConsoleProgress:
                 nonlocal last_note
                 last_note = note or last_note
                 show(done, last_note)
+                if self._heard is not None:
+                    self._heard(name, done, total)
 
+            if self._heard is not None:
+                self._heard(name, 0, total)
             yield advance
         self.say(f"{name}: {last_note + ', ' if last_note else ''}{time.monotonic() - started:.1f} s")
 

@@ -21,11 +21,16 @@ class Row(NamedTuple):
     measured: str  # ABSENT where no device was there
     difference: str  # of the prediction from the measurement
     within_bounds: bool  # by the measured latency, its interval given the benefit of the doubt; else as predicted
-    note: str  # what is not as it should be; empty where all is well
+    mispredicted: bool  # the measured latency lies outside the prediction's interval
+    note: str  # what is not as it should be; "missed" where mispredicted; empty where all is well
     accuracy: str
     test_accuracy: str  # empty where accuracies were published, on test images
     macs: str
     parameters: str
+
+    @property
+    def missed(self) -> bool:
+        return self.mispredicted or not self.within_bounds
 
 
 def rows(final: Mapping[str, Any]) -> list[Row]:
@@ -42,6 +47,9 @@ def rows(final: Mapping[str, Any]) -> list[Row]:
             notes.append(measured["verdict"])
         if not within_bounds:
             notes.append("out of bounds")
+        mispredicted = measured is not None and _outside(measured["latency_ms"], predicted)
+        if mispredicted:
+            notes.append("missed")
         made.append(
             Row(
                 name=architecture["name"],
@@ -51,6 +59,7 @@ def rows(final: Mapping[str, Any]) -> list[Row]:
                 if measured is None
                 else f"{predicted['latency_ms'] / measured['latency_ms'] - 1:+.1%}",
                 within_bounds=within_bounds,
+                mispredicted=mispredicted,
                 note=", ".join(notes),
                 accuracy=percent(accuracy_of(architecture)),
                 test_accuracy=percent(architecture.get("one_shot_test_accuracy")),
@@ -69,9 +78,12 @@ def terminal_table(final: Mapping[str, Any]) -> Table:
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("", "predicted ms", "measured ms", "off by", "accuracy", "test", "MACs", ""):
         table.add_column(heading, justify="right", no_wrap=True)
+    table.columns[-1].no_wrap = False  # two notes take two lines
+    if any(row.mispredicted for row in rows(final)):
+        table.caption = "missed: measured outside the prediction's interval"
     for row in rows(final):
         cells = (row.name, row.predicted, row.measured, row.difference, row.accuracy, row.test_accuracy, row.macs)
-        table.add_row(*cells, row.note, style=None if row.within_bounds else "red")
+        table.add_row(*cells, row.note, style="red" if row.missed else None)
     return table
 
 
@@ -115,6 +127,7 @@ def write(run: RunRecord) -> None:
         facts=facts(run),
         rows=rows(final),
         table=table_in_words(final),
+        is_calibrated=final.get("calibration") is not None,
         is_measured=any(one["measured_latency"] is not None for one in final["architectures"]),
         has_intervals=any(one["predicted_latency"]["low_ms"] is not None for one in final["architectures"]),
         stages=_stage_rows(run),
@@ -134,8 +147,9 @@ def facts(run: RunRecord) -> dict[str, str]:
         ),
         "accuracies from" if run.published else "data": f"{run.source}, {space.head.out_channels} classes",
         "device": ", ".join([final["device_model"], *_measured_under(final["protocol"])]),
-        "latency table": f"{table_in_words(final)}; a copy is in table.json",
-        "latency bounds": f"{low_ms:.3f} to {high_ms:.3f} ms",
+        "latency table": f"{table_in_words(final)}; a copy is in {_copy_of_table(final)}",
+        "calibration": calibration_in_words(final),
+        "latency bounds": f"{low_ms:.3f} to {high_ms:.3f} ms{_with_probability(config)}",
         "method": (
             f"M = {config['stages']}, last search by {config['final_search']}, population {config['population']},"
             f" {config['iterations']} iterations, P_th {config['pruning_threshold']:g}, seed {config['seed']}"
@@ -159,6 +173,29 @@ def table_in_words(final: Mapping[str, Any]) -> str:
     if "imported" in table:
         return Source.model_validate(table["imported"]).sentence
     return f"version {table['version']} of {table['table_id'][:12]}"
+
+
+def calibration_in_words(final: Mapping[str, Any]) -> str:
+    """How sums over the table were made into latencies of whole networks."""
+    calibration = final.get("calibration")
+    if calibration is None:
+        return "none: predictions are plain sums, and their intervals say how well the sums are known"
+    return (
+        f"by whole networks of '{calibration['space']}': left out one by one, they are"
+        f" {calibration['left_out_mape_pct']:.2f} % off on average, {calibration['left_out_worst_pct']:.2f} % at worst;"
+        f" residual spread {calibration['residual_pct']:.2f} %"
+    )
+
+
+def _with_probability(config: Mapping[str, Any]) -> str:
+    confidence = config.get("latency_confidence")
+    return "" if confidence is None else f", the upper with probability {confidence:g} at least"
+
+
+def _copy_of_table(final: Mapping[str, Any]) -> str:
+    """That of the last stage, where tables were refined between stages."""
+    refined = final["config"].get("refine") and not final.get("calibration")
+    return f"stage-{final['stages'][-1]['stage']}/table.json" if refined else "table.json"
 
 
 def _measured_under(protocol: Mapping[str, Any] | None) -> list[str]:
@@ -220,6 +257,12 @@ def _millions(count: int, *, decimals: int) -> str:
 
 def _share(share: float) -> str:
     return f"{share:.0%}" if share >= 0.01 else f"{share:.1e}"
+
+
+def _outside(value_ms: float, predicted: Mapping[str, Any]) -> bool:
+    """Whether a prediction did not expect this; it expects everything where it has no interval."""
+    low_ms, high_ms = predicted["low_ms"], predicted["high_ms"]
+    return low_ms is not None and high_ms is not None and not low_ms <= value_ms <= high_ms
 
 
 def _with_interval(latency: Mapping[str, Any]) -> str:

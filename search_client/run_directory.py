@@ -2,7 +2,7 @@
 
 config.toml  data.json  decoding.json  table.json  measured.json  report.html  figures/  tensorboard/
 final.json  standalone/
-stage-K/  space.json  training.jsonl  supernet.safetensors  history.jsonl  search.jsonl  distribution.json
+stage-K/  space.json  table.json  training.jsonl  supernet.safetensors  history.jsonl  search.jsonl  distribution.json
 """
 
 import fcntl
@@ -183,6 +183,15 @@ class StageDirectory:
     def record_space(self, space: SearchSpace) -> None:
         """Raises AnotherSearch if this stage began with another space."""
         write_or_match(self.path / "space.json", space.to_json() | {"size": space.size})
+
+    @property
+    def table(self) -> AnyTable | None:
+        """The one that this stage was searched with; None where that is the search's."""
+        path = self.path / "table.json"
+        return read_table(path) if path.exists() else None
+
+    def save_table(self, table: AnyTable) -> None:
+        write_text(self.path / "table.json", table.model_dump_json(indent=1))
 
     def epochs(self) -> list[EpochRecord]:
         return epochs(self.path)

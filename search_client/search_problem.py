@@ -12,7 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from latency_contract.predictions import CONFIDENCE
 from search_client.errors import NoFeasibleArchitecture
+from search_client.latency_spread import LatencySpread
 from search_client.oracle import AccuracyOracle
 from search_client.spaces import Architecture, SearchSpace
 
@@ -51,14 +53,20 @@ class LatencyBounds:
 
 @dataclass(frozen=True, eq=False)
 class AdditiveLatency:
-    """Latency of an architecture as the sum of its operators, which is the paper's latency predictor."""
+    """Latency of an architecture as a sum over its layers, which is the paper's latency predictor.
+
+    Calibrated or not: what a calibration looks at adds up over the layers, too.
+    """
 
     fixed_ms: float  # stem, head and whatever else every architecture pays
     layer_ms: tuple[NDArray[np.float64], ...]  # per layer, in the order of its choices
+    spread: LatencySpread | None = None  # None where nobody knows
+    confidence: float | None = None  # the probability that an architecture stays below a bound; None: as predicted
 
     def __post_init__(self) -> None:
         assert math.isfinite(self.fixed_ms)
         assert all(np.isfinite(choices_ms).all() for choices_ms in self.layer_ms)
+        assert self.confidence is None or self.spread is not None
 
     def of(self, genes: Genes) -> NDArray[np.float64]:
         """Milliseconds (N,) of genes (N, layers)."""
@@ -67,11 +75,34 @@ class AdditiveLatency:
             total_ms += choices_ms[gene]
         return total_ms
 
+    def at_most(self, genes: Genes) -> NDArray[np.float64]:
+        """Milliseconds (N,) that are held against an upper bound: the latency, or what it stays below with
+        probability `confidence`."""
+        latency_ms = self.of(genes)
+        if self.confidence is None or self.spread is None:
+            return latency_ms
+        return latency_ms + self.spread.widths(self.confidence) * self.spread.deviations(genes)[1]
+
+    def intervals(self, genes: Genes) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Milliseconds (N,) between which latencies lie with probability CONFIDENCE; None where nobody knows."""
+        if self.spread is None:
+            return None
+        latency_ms, (below_ms, above_ms) = self.of(genes), self.spread.deviations(genes)
+        widths = self.spread.widths((1 + CONFIDENCE) / 2)
+        return latency_ms - widths * below_ms, latency_ms + widths * above_ms
+
     def attainable(self) -> tuple[float, float]:
-        """Milliseconds of the fastest and of the slowest architecture."""
-        extremes = [[int(ms.argmin()) for ms in self.layer_ms], [int(ms.argmax()) for ms in self.layer_ms]]
-        low_ms, high_ms = self.of(np.array(extremes))
+        """Milliseconds of the fastest and of the slowest architecture, as predicted."""
+        low_ms, high_ms = self.of(self._extremes())
         return float(low_ms), float(high_ms)
+
+    def within_reach(self) -> tuple[float, float]:
+        """What bounds have to overlap: the fastest as it is held against the upper one, and the slowest."""
+        return float(self.at_most(self._extremes())[0]), self.attainable()[1]
+
+    def _extremes(self) -> Genes:
+        """The fastest and the slowest architecture."""
+        return np.array([[int(ms.argmin()) for ms in self.layer_ms], [int(ms.argmax()) for ms in self.layer_ms]])
 
 
 @dataclass(frozen=True)
@@ -96,6 +127,14 @@ class Evaluated:
     latency_ms: float
     accuracy: float  # in [0, 1]
     generation: int  # 0 for the initial population
+    low_ms: float | None = None  # interval of the prediction; None where nobody knows
+    high_ms: float | None = None
+    at_most_ms: float | None = None  # with the search's latency confidence; None without one
+
+    @property
+    def bound_ms(self) -> float:
+        """What is held against an upper bound or a target."""
+        return self.latency_ms if self.at_most_ms is None else self.at_most_ms
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +146,11 @@ class SearchProblem:
     oracle: AccuracyOracle
     bounds: LatencyBounds
     budget: SearchBudget
+
+    def feasible(self, genes: Genes) -> NDArray[np.bool_]:
+        """Which architectures (N,) are within the bounds: the lower as predicted, the upper with the confidence."""
+        latency_ms = self.latency.of(genes)
+        return (self.bounds.min_ms <= latency_ms) & (self.latency.at_most(genes) <= self.bounds.max_ms)
 
 
 class SearchAlgorithm(Protocol):
@@ -141,9 +185,14 @@ def evaluate_generation(
     answers = dict(zip(unknown, problem.oracle.evaluate(unknown), strict=True)) if unknown else {}
     accuracies = [answers[item] if item in answers else known[item] for item in architectures]
     assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    latency, nobody_knows = problem.latency, [None] * len(genes)
+    intervals = latency.intervals(genes)
+    low_ms, high_ms = (nobody_knows, nobody_knows) if intervals is None else (ends.tolist() for ends in intervals)
+    at_most_ms = nobody_knows if latency.confidence is None else latency.at_most(genes).tolist()
+    columns = (architectures, latency.of(genes).tolist(), accuracies, low_ms, high_ms, at_most_ms)
     return [
-        Evaluated(architecture, float(latency_ms), accuracy, generation)
-        for architecture, latency_ms, accuracy in zip(architectures, problem.latency.of(genes), accuracies, strict=True)
+        Evaluated(architecture, latency_ms, accuracy, generation, low, high, at_most)
+        for architecture, latency_ms, accuracy, low, high, at_most in zip(*columns, strict=True)
     ]
 
 
@@ -157,10 +206,10 @@ def initial_genes(problem: SearchProblem, *, rng: np.random.Generator) -> Genes:
     Uniform draws that fall outside the bounds are rejected. Where the bounds are so narrow or so far from the middle
     that this leaves the population incomplete, draws that are steered into the bounds complete it.
     """
-    problem.bounds.must_overlap(problem.latency.attainable())
+    problem.bounds.must_overlap(problem.latency.within_reach())
     found = random_genes(problem, rng=rng, seen=frozenset())
     if len(found) == 0:
-        raise problem.bounds.infeasible(problem.latency.attainable())
+        raise problem.bounds.infeasible(problem.latency.within_reach())
     return found
 
 
@@ -178,7 +227,7 @@ def random_genes(problem: SearchProblem, *, rng: np.random.Generator, seen: Coll
 
 def new_genes(problem: SearchProblem, genes: Genes, *, seen: Collection[Row]) -> Genes:
     """The rows within the bounds that were not seen, each once, in order of first appearance."""
-    feasible = genes[problem.bounds.contain(problem.latency.of(genes))]
+    feasible = genes[problem.feasible(genes)]
     new = dict.fromkeys(row for row in map(tuple, feasible.tolist()) if row not in seen)
     return np.array(list(new), dtype=np.int64).reshape(len(new), genes.shape[1])
 

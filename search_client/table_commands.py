@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table as Lines
 
+from latency_contract.comparisons import FALSE_DISCOVERIES, KnownLatency
 from latency_contract.connection import ServiceConnection
 from latency_contract.measurements import Measurement
 from latency_contract.operators import parse_key
@@ -30,7 +31,6 @@ from search_client.imported_tables import (
     AnyTable,
     ImportedEntry,
     ImportFormat,
-    KnownLatency,
     LinearModel,
     OperatorTable,
     describe,
@@ -38,13 +38,17 @@ from search_client.imported_tables import (
     of_operators,
     read_table,
 )
+from search_client.table_calibration import calibrate
 
 # What needs PyTorch or SciPy is imported where it is used: `--help` and the small commands should not wait for it.
 if TYPE_CHECKING:
     from search_client.latencies import LatencyService
     from search_client.table_comparison import Comparison
 
-app = typer.Typer(help="Latency tables: build, show, compare, export, import.", no_args_is_help=True)
+app = typer.Typer(help="Latency tables: build, calibrate, show, compare, export, import.", no_args_is_help=True)
+app.command("calibrate", epilog="Example: padnas-client table calibrate --service http://127.0.0.1:8000 --space basic")(
+    calibrate
+)
 
 
 @app.command("build", epilog="Example: padnas-client table build --service http://127.0.0.1:8000 --space basic")
@@ -104,7 +108,8 @@ def _headings(table: AnyTable) -> list[str]:
     if isinstance(table, Table):
         return [
             f"{table.device_model}, {table.protocol.runtime} {table.protocol.runtime_version}, version {table.version},"
-            f" published {table.published_at:%Y-%m-%d %H:%M}"
+            f" published {table.published_at:%Y-%m-%d %H:%M}",
+            *(calibration.sentence for calibration in table.calibrations),
         ]
     said = [f"{table.device_model}, {table.source.sentence}"]
     if isinstance(table, LinearModel):
@@ -368,7 +373,7 @@ def _named_table(name: str, service: str | None) -> AnyTable:
 
 
 def _print_comparison(found: "Comparison", *, show_all: bool) -> None:
-    from search_client.table_comparison import FALSE_DISCOVERIES, differences
+    from search_client.table_comparison import differences
 
     output.print(f"A: {describe(found.first)}\nB: {describe(found.second)}", soft_wrap=True)
     for name, (in_first, in_second) in differences(found.first, found.second).items():

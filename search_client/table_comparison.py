@@ -1,48 +1,21 @@
 """Two tables side by side, operator by operator: two versions, two devices, two protocols, or somebody else's.
 
-What is compared are the tables' latencies with the intervals that they state. Significance is as good as those: an
-interval that sees less than a repetition would differ by makes differences look more certain than they are.
+What is compared, and what significance means here, is in latency_contract/comparisons.py.
 """
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy.stats import false_discovery_control, kendalltau, norm, spearmanr
+from scipy.stats import kendalltau, spearmanr
 
+from latency_contract.comparisons import FALSE_DISCOVERIES, Compared, compare_latencies
 from latency_contract.tables import Table
-from search_client.imported_tables import AnyTable, KnownLatency, OperatorTable, describe, known_latency, of_operators
+from search_client.imported_tables import AnyTable, OperatorTable, describe, known_latency, of_operators
 
-CONFIDENCE = 0.95  # of the interval of a ratio
-FALSE_DISCOVERIES = 0.05  # share of what is called significant that may be chance
 LEAST_FOR_RANKS = 3  # operators
-
-
-class Ratio(NamedTuple):
-    """B over A."""
-
-    value: float
-    low: float | None  # None where a table does not say how well it knows the latency
-    high: float | None
-    p_value: float | None  # of there being no difference, alone
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One operator that both tables hold."""
-
-    key: str
-    first: KnownLatency
-    second: KnownLatency
-    ratio: Ratio
-    adjusted_p: float | None  # among all operators that have one
-
-    @property
-    def significant(self) -> bool:
-        return self.adjusted_p is not None and self.adjusted_p <= FALSE_DISCOVERIES
 
 
 @dataclass(frozen=True)
@@ -105,11 +78,7 @@ class Comparison:
 
 
 def compare(first: AnyTable, second: AnyTable) -> Comparison:
-    """Operator by operator.
-
-    p-values are corrected for their number by Benjamini and Hochberg's procedure ("Controlling the false discovery
-    rate", 1995): of the operators that are called significant, about FALSE_DISCOVERIES are so by chance. It holds where
-    tests are independent or depend positively on each other, as those of a device that was slower as a whole.
+    """Operator by operator (latency_contract/comparisons.py says how).
 
     Raises:
         ValueError: one is a linear model, which knows no operators.
@@ -117,57 +86,13 @@ def compare(first: AnyTable, second: AnyTable) -> Comparison:
     one_table, other_table = of_operators(first), of_operators(second)
     by_key = {entry.key: known_latency(entry) for entry in one_table.entries}
     other_by_key = {entry.key: known_latency(entry) for entry in other_table.entries}
-    keys = [key for key in by_key if key in other_by_key]
-    ratios = [ratio(by_key[key], other_by_key[key]) for key in keys]
-    adjusted = _adjusted([one.p_value for one in ratios])
-    operators = [
-        Compared(key, by_key[key], other_by_key[key], one, p)
-        for key, one, p in zip(keys, ratios, adjusted, strict=True)
-    ]
-    operators.sort(key=lambda one: (-abs(math.log(one.ratio.value)), one.key))
     return Comparison(
         one_table,
         other_table,
-        tuple(operators),
+        compare_latencies(by_key, other_by_key),
         tuple(key for key in by_key if key not in other_by_key),
         tuple(key for key in other_by_key if key not in by_key),
     )
-
-
-def ratio(first: KnownLatency, second: KnownLatency) -> Ratio:
-    """Second over first, with an interval from their two intervals.
-
-    On logarithms, where a ratio is a difference. The distance from an estimate to either end of its interval, divided
-    by the normal quantile of its confidence, is its standard error on that side; the two that make the ratio larger add
-    up as squares, and so do the two that make it smaller (MOVER: Donner and Zou, "Closed-form confidence intervals for
-    functions of the normal mean and standard deviation", 2012). The p-value is that of the side on which 1 lies.
-    """
-    value = second.latency_ms / first.latency_ms
-    below, above = _log_errors(first), _log_errors(second)
-    if below is None or above is None:
-        return Ratio(value, None, None, None)
-    lower_error, upper_error = math.hypot(above[0], below[1]), math.hypot(above[1], below[0])
-    quantile = float(norm.ppf((1 + CONFIDENCE) / 2))
-    distance = abs(math.log(value))
-    error = lower_error if value > 1 else upper_error
-    p_value = 2 * float(norm.sf(distance / error)) if error > 0 else float(distance == 0)
-    return Ratio(value, value * math.exp(-quantile * lower_error), value * math.exp(quantile * upper_error), p_value)
-
-
-def _log_errors(known: KnownLatency) -> tuple[float, float] | None:
-    """Standard errors of the logarithm, downwards and upwards; None where there is no interval."""
-    if known.low_ms is None or known.high_ms is None or known.confidence is None:
-        return None
-    quantile = float(norm.ppf((1 + known.confidence) / 2))
-    return math.log(known.latency_ms / known.low_ms) / quantile, math.log(known.high_ms / known.latency_ms) / quantile
-
-
-def _adjusted(p_values: list[float | None]) -> list[float | None]:
-    present = [p for p in p_values if p is not None]
-    if not present:
-        return p_values
-    adjusted: Iterator[float] = iter(false_discovery_control(present, method="bh").tolist())
-    return [None if p is None else next(adjusted) for p in p_values]
 
 
 def differences(first: OperatorTable, second: OperatorTable) -> dict[str, list[str]]:

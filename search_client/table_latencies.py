@@ -1,76 +1,99 @@
 """What a table says of a space and of an architecture in it, whatever kind of table it is."""
 
-import math
-from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
+from latency_contract.calibrations import Calibration, Terms
+from latency_contract.comparisons import KnownLatency
 from latency_contract.operators import Conv, Head, IBConv, Network
+from latency_contract.predictions import CONFIDENCE, Prediction, activations_m, add_up, predicted
 from latency_contract.tables import Table
 from search_client.errors import IncompleteTable
-from search_client.imported_tables import AnyTable, LinearModel, OperatorTable, describe, known_latency
+from search_client.imported_tables import (
+    AnyTable,
+    LinearModel,
+    OperatorTable,
+    describe,
+    known_latency,
+)
+from search_client.latency_spread import spread_in
 from search_client.search_problem import AdditiveLatency
 from search_client.spaces import Architecture, SearchSpace
 
 
-class Prediction(NamedTuple):
-    """A network's latency by a table, with the interval that the operators' own intervals leave it.
+def additive_latency(space: SearchSpace, table: AnyTable, *, confidence: float | None = None) -> AdditiveLatency:
+    """The table's numbers in the shape of the space, calibrated where the table is calibrated for it.
 
-    It says how well the sum is known, not how well a sum predicts a network: for that, measure the network. There is
-    none where the table does not say how well it knows an operator.
-    """
-
-    latency_ms: float
-    low_ms: float | None
-    high_ms: float | None
-
-
-def additive_latency(space: SearchSpace, table: AnyTable) -> AdditiveLatency:
-    """The table's numbers in the shape of the space. Identity takes no time, unless a linear model says otherwise.
+    Identity takes no time, unless a linear model says otherwise. With `confidence`, an architecture is within an upper
+    bound when its latency is with this probability.
 
     Raises:
-        IncompleteTable: an operator of the space is not in the table, or a linear model is of another space.
+        IncompleteTable: an operator of the space is not in the table, or a linear model is of another space; or there
+            is a confidence, and the table does not say how well it knows its latencies.
     """
     if isinstance(table, LinearModel):
         _must_be_of(table, space)
+        _must_be_known(table, confidence=confidence, known=False)
         offsets = [
             np.array([known.coefficients_ms[choice] for choice in layer.choices])
             for known, layer in zip(table.layers, space.layers, strict=True)
         ]
         return AdditiveLatency(table.bias_ms, tuple(offsets))
-    must_hold(table, space.operators())
-    layers = []
-    for index, layer in enumerate(space.layers):
-        operators = [space.operator(index, choice) for choice in layer.choices]
-        layers.append(np.array([0.0 if o is None else table.by_subject[o.id].latency_ms for o in operators]))
-    fixed_ms = table.by_subject[space.stem.id].latency_ms + table.by_subject[space.head.id].latency_ms
-    return AdditiveLatency(fixed_ms, tuple(layers))
+    operators = space.operators()
+    must_hold(table, operators)
+    calibration = calibration_for(operators, table)
+    spread = spread_in(space, _known(operators, table), calibration)
+    _must_be_known(table, confidence=confidence, known=spread is not None)
+
+    def share_ms(operator: Conv | IBConv | Head | None) -> float:
+        """What an operator adds to the latency of a network."""
+        if operator is None:
+            return 0.0
+        latency_ms = table.by_subject[operator.id].latency_ms
+        if calibration is None:
+            return latency_ms
+        return calibration.latency_ms(Terms(latency_ms, 1, activations_m(operator))) - calibration.coefficients[0]
+
+    layers = [
+        np.array([share_ms(space.operator(index, choice)) for choice in layer.choices])
+        for index, layer in enumerate(space.layers)
+    ]
+    fixed_ms = share_ms(space.stem) + share_ms(space.head) + (calibration.coefficients[0] if calibration else 0.0)
+    return AdditiveLatency(fixed_ms, tuple(layers), spread, confidence)
 
 
-def predict(network: Network, choices: Architecture, table: AnyTable) -> Prediction:
+def predict(network: Network, choices: Architecture, table: AnyTable, *, confidence: float = CONFIDENCE) -> Prediction:
     """Latency of the network that these choices, one a layer, make in its space.
 
-    From a table of operators it is their sum. The errors of different operators are independent, so their half-widths
-    add up as squares; an operator that occurs twice is wrong in the same direction twice. A linear model goes by the
-    choices.
+    From a table of operators it is their sum, or what a calibration makes of it. A linear model goes by the choices.
 
     Raises:
         IncompleteTable: an operator of the network is not in the table, or a linear model is of another space.
     """
     if isinstance(table, LinearModel):
-        return Prediction(_by_choices(network, choices, table), None, None)
+        latency_ms = _by_choices(network, choices, table)
+        return Prediction(latency_ms=latency_ms, low_ms=None, high_ms=None, confidence=None, calibrated=False)
     must_hold(table, network.operators)
-    total_ms = sum(table.by_subject[operator.id].latency_ms for operator in network.operators)
-    below, above = 0.0, 0.0
-    for subject_id, times in Counter(operator.id for operator in network.operators).items():
-        known = known_latency(table.by_subject[subject_id])
-        if known.low_ms is None or known.high_ms is None:
-            return Prediction(total_ms, None, None)
-        below += (times * (known.latency_ms - known.low_ms)) ** 2
-        above += (times * (known.high_ms - known.latency_ms)) ** 2
-    return Prediction(total_ms, total_ms - math.sqrt(below), total_ms + math.sqrt(above))
+    added = add_up(network.operators, _known(network.operators, table))
+    return predicted(added, calibration_for(network.operators, table), confidence=confidence)
+
+
+def calibration_for(operators: Sequence[Conv | IBConv | Head], table: AnyTable) -> Calibration | None:
+    """What networks of these operators are calibrated by; None where they are not."""
+    return table.calibration_for(operators) if isinstance(table, Table) else None
+
+
+def _known(operators: Sequence[Conv | IBConv | Head], table: OperatorTable) -> dict[str, KnownLatency]:
+    return {operator.id: known_latency(table.by_subject[operator.id]) for operator in operators}
+
+
+def _must_be_known(table: AnyTable, *, confidence: float | None, known: bool) -> None:
+    if confidence is not None and not known:
+        raise IncompleteTable(
+            f"The {describe(table)} does not say how well it knows its latencies, so no bound holds with a probability"
+            " by it. Leave out --latency-confidence, or use a table with intervals."
+        )
 
 
 def _by_choices(network: Network, choices: Architecture, table: LinearModel) -> float:

@@ -1,13 +1,17 @@
 """What tests of several packages share: subjects, measurements, a migrated database, a live service."""
 
+import fcntl
 import hashlib
+import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +19,14 @@ import pytest
 import uvicorn
 from hypothesis import settings
 
-from benchmarks.debian_adbd import CannotInstall, installed
+from benchmarks.debian_adbd import installed
+from benchmarks.debian_caddy import program as caddy
+from benchmarks.debian_packages import CannotInstall
 from benchmarks.postgresql import PostgresqlServer, running_server
 from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection
 from latency_contract.devices import Device, DeviceKind, DeviceReport
-from latency_contract.jobs import Lease, LeaseReport, LeaseRequest, Measured
+from latency_contract.jobs import LeasedJob, Measured
 from latency_contract.measurements import DeviceState, Measurement, Provenance, Round
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
@@ -28,6 +34,7 @@ from latency_contract.tables import LatencyQuery
 from latency_service.app import create_app
 from latency_service.database import Database
 from latency_service.settings import Settings
+from tests.agents import answer_lease
 
 settings.register_profile("any machine", deadline=None)  # no test here is about time
 settings.load_profile("any machine")
@@ -56,6 +63,24 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no outside data at {path}; PADNAS_SHARED_DATA says where it is")
     return path
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Commands set up logging, in tests to an output that is closed after them."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def this_machine() -> Iterator[None]:
+    """For files whose tests measure on this machine: one at a time does so, of all processes that run tests."""
+    with (Path(tempfile.gettempdir()) / "padnas-tests-this-machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
@@ -134,6 +159,7 @@ def measurement() -> Callable[..., Measurement]:
         model_sha256: str = "0" * 64,
         serial: str = "A1",
         reference_ms: float = 1.0,
+        at: datetime = START,
     ) -> Measurement:
         rounds = tuple(
             Round(started_at=START, samples_ms=(m,), reference_before_ms=reference_ms, reference_after_ms=reference_ms)
@@ -142,7 +168,7 @@ def measurement() -> Callable[..., Measurement]:
         provenance = Provenance(
             device_serial=serial, os_build="12", soc="SDM845", model_sha256=model_sha256, runner="test",
             runner_sha256="1" * 64, core_mask="80", before=DeviceState(), after=DeviceState(),
-            unreadable=DeviceState().unreadable, started_at=START, finished_at=START,
+            unreadable=DeviceState().unreadable, started_at=at, finished_at=at,
         )  # fmt: skip
         stopping = Protocol(runtime="litert", runtime_version="2.3.0").stopping
         return Measurement.from_rounds(rounds, subject_id=subject_id, stopping=stopping, provenance=provenance)
@@ -194,9 +220,20 @@ def connection(service_url: str) -> Iterator[ServiceConnection]:
 
 @pytest.fixture(scope="session")
 def debian_adbd() -> Path:
-    """Where Debian's `adbd` is installed. Where that cannot be, its tests are skipped; under CI they fail."""
+    """Where Debian's `adbd` is installed."""
+    return _of_debian(installed)
+
+
+@pytest.fixture(scope="session")
+def debian_caddy() -> Path:
+    """Debian's Caddy."""
+    return _of_debian(caddy)
+
+
+def _of_debian(install: Callable[[], Path]) -> Path:
+    """Where something cannot be installed, its tests are skipped; under CI they fail."""
     try:
-        return installed()
+        return install()
     except CannotInstall as reason:
         if os.environ.get("CI"):
             pytest.fail(str(reason))
@@ -213,6 +250,10 @@ def measured_units(
     """Has units of a model, by serial, measure six operators each, with these readings of the reference operator."""
     each = 6
 
+    def answer_as(serial: str, reference_ms: float, job: LeasedJob) -> Measured:
+        made = measurement(job.subject.id, model_sha256=job.model_sha256, serial=serial, reference_ms=reference_ms)
+        return Measured(job_id=job.job_id, measurement=made)
+
     def measure(model: str, readings_ms: dict[str, float]) -> None:
         for serial in readings_ms:
             connection.ask("PUT", f"/v1/devices/{serial}", Device, body=report(serial=serial, model=model))
@@ -220,22 +261,13 @@ def measured_units(
         query = LatencyQuery(device=model, subjects=wanted, queue_missing=True, client=content_hash(model))
         connection.request("POST", "/v1/latencies/query", body=query)
         for serial, reference_ms in readings_ms.items():
+            answer = partial(answer_as, serial, reference_ms)
             left = each
             while left:
-                response = connection.request("POST", "/v1/leases", body=LeaseRequest(serial=serial, max_jobs=left))
-                if response.status_code == 204:  # still being converted
+                answered = answer_lease(connection, serial, answer, max_jobs=left)
+                if not answered:  # still being converted
                     time.sleep(0.02)
-                    continue
-                lease = Lease.model_validate_json(response.content)
-                outcomes = []
-                for job in lease.jobs:
-                    made = measurement(
-                        job.subject.id, model_sha256=job.model_sha256, serial=serial, reference_ms=reference_ms
-                    )
-                    outcomes.append(Measured(job_id=job.job_id, measurement=made))
-                done = LeaseReport(outcomes=tuple(outcomes))
-                connection.request("POST", f"/v1/leases/{lease.token}/report", body=done)
-                left -= len(outcomes)
+                left -= answered
 
     return measure
 

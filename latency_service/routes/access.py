@@ -4,7 +4,9 @@ Both are asked before a byte of the body is read, and the body is read no furthe
 line in the table cannot be defined, so nobody forgets one.
 """
 
+from base64 import b64decode
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from secrets import compare_digest
 from typing import Annotated, Any, NamedTuple
 
@@ -29,21 +31,37 @@ LOCAL_AGENT = Caller("local-agent", Role.AGENT)
 class Rule(NamedTuple):
     roles: frozenset[Role] | None  # beside admin; None: everybody, with or without a token
     max_body_bytes: int = MAX_JSON_BYTES
+    in_browser: bool = False  # a page: the token may come as a password, which browsers ask people for
 
 
 PUBLIC = Rule(None)
 AGENT = Rule(frozenset({Role.AGENT}))
 CLIENT = Rule(frozenset({Role.CLIENT}))
+ADMIN = Rule(frozenset())
 BOTH = Rule(frozenset({Role.AGENT, Role.CLIENT}))
+# Nothing that changes anything may be a page: a browser sends a password along with whatever other sites make it ask.
+PAGE = CLIENT._replace(in_browser=True)
 
 RULES = {
     "GET /healthz": PUBLIC,
     "GET /readyz": PUBLIC,
     "GET /metrics": CLIENT,
+    "GET /": PAGE,
+    "GET /devices/{name:path}": PAGE,
+    "GET /tables/{table_id}": PAGE,
+    "GET /tables/{table_id}/versions/{version}": PAGE,
+    "GET /measurements/{number}": PAGE,
+    "GET /compare": PAGE,
+    "GET /dashboard.css": PUBLIC,
+    "GET /dashboard.js": PUBLIC,
+    "GET /dashboard.svg": PUBLIC,
+    "PUT /v1/searches/{search_id}": CLIENT,
     "GET /v1/devices": BOTH,
     "GET /v1/devices/{serial}": BOTH,
     "PUT /v1/devices/{serial}": AGENT,
     "POST /v1/devices/{serial}/faults": AGENT,
+    "POST /v1/devices/{serial}/checks": AGENT,
+    "DELETE /v1/devices/{serial}/quarantine": ADMIN,
     "GET /v1/devices/{device:path}/units": CLIENT,
     "POST /v1/leases": AGENT,
     "POST /v1/leases/{token}/renew": AGENT,
@@ -60,6 +78,9 @@ RULES = {
     "POST /v1/tables": CLIENT,
     "GET /v1/tables/{table_id}": CLIENT,
     "GET /v1/tables/{table_id}/versions/{version}": CLIENT,
+    "POST /v1/tables/{table_id}/versions/{version}/calibrations": CLIENT,
+    "GET /v1/tables/{table_id}/versions/{version}/calibrations": CLIENT,
+    "POST /v1/tables/{table_id}/predictions": CLIENT,
 }
 
 # OpenAPI's word for it, and a field for the token at /docs. It refuses nobody.
@@ -87,26 +108,35 @@ class GuardedRoute(APIRoute):
             if rule.roles is not None:
                 parts: Parts = request.app.state.parts
                 header = request.headers.get("Authorization")
-                request.state.caller = await run_in_threadpool(_admitted, parts, header, rule.roles)
+                request.state.caller = await run_in_threadpool(_admitted, parts, header, rule)
             return await answer(await _within(request, rule.max_body_bytes))
 
         return guarded
 
 
-def _admitted(parts: Parts, header: str | None, roles: frozenset[Role]) -> Caller:
+def _admitted(parts: Parts, header: str | None, rule: Rule) -> Caller:
     """Raises NoToken, InvalidToken or WrongRole."""
-    caller = _caller(parts, header)
-    if caller.role not in roles | {Role.ADMIN}:
-        wanted = " or ".join(sorted(roles | {Role.ADMIN}))
+    caller, allowed = _caller(parts, _sent(header, in_browser=rule.in_browser)), (rule.roles or set()) | {Role.ADMIN}
+    if caller.role not in allowed:
+        wanted = " or ".join(sorted(allowed))
         raise WrongRole(
             f"The token '{caller.name}' has the role {caller.role}; this needs {wanted}. Use a token of that role."
         )
     return caller
 
 
-def _caller(parts: Parts, header: str | None) -> Caller:
-    scheme, _, secret = (header or "").partition(" ")
-    sent = secret.strip() or None if scheme.lower() == "bearer" else None
+def _sent(header: str | None, *, in_browser: bool) -> str | None:
+    """The token of an Authorization header. With it as password, the user's name may be anything (RFC 7617)."""
+    scheme, _, said = (header or "").partition(" ")
+    if scheme.lower() == "bearer":
+        return said.strip() or None
+    if in_browser and scheme.lower() == "basic":
+        with suppress(ValueError):  # of which both bad Base64 and bad UTF-8 are kinds
+            return b64decode(said.strip(), validate=True).decode().partition(":")[2].strip() or None
+    return None
+
+
+def _caller(parts: Parts, sent: str | None) -> Caller:
     own = parts.local_agent_secret
     if sent is not None and own is not None and compare_digest(sent.encode(), own.encode()):
         return LOCAL_AGENT

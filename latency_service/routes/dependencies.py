@@ -27,7 +27,7 @@ class Parts:
 
     database: Database
     settings: Settings
-    converter: Converter
+    converter: Converter | None  # None: another service on the database converts
     clock: Callable[[], datetime]
     random: Random
     local_agent_secret: str | None  # of the agent beside this process; other services need not know it

@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Query
 
 from latency_contract.devices import Device, DeviceFaultReport, DeviceReport, Serial, UnitComparison
+from latency_contract.jobs import CheckReport
 from latency_contract.protocols import Protocol
-from latency_service import devices, units
+from latency_service import devices, drift, units
 from latency_service.errors import UnknownDevice
 from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import Reading, Service, Writing, refusals
@@ -21,6 +22,19 @@ REPORT_EXAMPLE = DeviceReport(
     os_build="google/blueline/blueline:12",
     protocol=Protocol(runtime="litert", runtime_version="2.3.0"),
 ).model_dump(mode="json")
+
+CHECK_EXAMPLE = {
+    "rounds": 6
+    * [
+        {
+            "started_at": "2026-01-01T00:00:00Z",
+            "samples_ms": [0.21],
+            "summary_of": 100,
+            "reference_before_ms": 0.21,
+            "reference_after_ms": 0.21,
+        }
+    ]
+}
 
 
 @router.get("", responses=refusals())
@@ -49,7 +63,8 @@ def report_device(
             f"The address names unit '{serial}', the report unit '{report.serial}'; use the same for both."
         )
     row = devices.report(session, report, now=service.clock())
-    service.converter.wake()
+    if service.converter is not None:
+        service.converter.wake()
     return devices.shown(row, settings=service.settings, now=service.clock())
 
 
@@ -68,6 +83,29 @@ def report_fault(
     row, now = devices.known(session, serial, lock=True), service.clock()
     devices.take_fault(row, fault=report.fault, settings=service.settings, random=service.random, now=now)
     return devices.shown(row, settings=service.settings, now=now)
+
+
+@router.post("/{serial}/checks", responses=refusals(404, 409))
+def report_check(
+    serial: Annotated[Serial, Path(examples=["89AX0KCQ1"])],
+    report: Annotated[CheckReport, Body(examples=[CHECK_EXAMPLE])],
+    session: Writing,
+    service: Service,
+) -> Device:
+    """What a unit in quarantine reads of the reference operator. As usual: it is released. Else: the next check."""
+    row, now = devices.known(session, serial, lock=True), service.clock()
+    drift.take_check(session, row, report.rounds, settings=service.settings, now=now)
+    return devices.shown(row, settings=service.settings, now=now)
+
+
+@router.delete("/{serial}/quarantine", responses=refusals(404))
+def release_device(
+    serial: Annotated[Serial, Path(examples=["89AX0KCQ1"])], session: Writing, service: Service
+) -> Device:
+    """The unit is as it should be: it measures again, and a new history begins."""
+    row = devices.known(session, serial, lock=True)
+    drift.release(session, row)
+    return devices.shown(row, settings=service.settings, now=service.clock())
 
 
 @router.get("/{device:path}/units", responses=refusals(404))

@@ -18,4 +18,6 @@ def healthz() -> dict[str, str]:
 def readyz(service: Service) -> dict[str, str]:
     """The database answers and has the right schema. Requests are served while the converter warms up."""
     service.database.check_schema()
+    if service.converter is None:
+        return {"database": "ok", "converter": "elsewhere"}
     return {"database": "ok", "converter": "warm" if service.converter.warm else "warming up"}

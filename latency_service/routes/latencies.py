@@ -60,10 +60,19 @@ def query_latencies(
         alive = devices.at_work(
             session, device_model=device_model, protocol_id=protocol.id, settings=service.settings, now=now
         )
+        standstill = devices.standstill(
+            session, device_model=device_model, protocol_id=protocol.id, settings=service.settings, now=now
+        )
         protocol_id = protocol.id
-    if query.queue_missing:
+    if query.queue_missing and service.converter is not None:
         service.converter.wake()
-    return LatencyAnswer(device_model=device_model, protocol_id=protocol_id, entries=tuple(entries), device_alive=alive)
+    return LatencyAnswer(
+        device_model=device_model,
+        protocol_id=protocol_id,
+        entries=tuple(entries),
+        device_alive=alive,
+        standstill=standstill,
+    )
 
 
 @router.post("/latencies/release", responses=refusals())

@@ -6,8 +6,8 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Response
 from sqlalchemy.orm import Session
 
-from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState
-from latency_service import devices, latencies, queue
+from latency_contract.jobs import DeviceCheck, Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState
+from latency_service import devices, drift, latencies, queue
 from latency_service.logs import note, short
 from latency_service.models import DeviceRow
 from latency_service.routes.access import GuardedRoute
@@ -30,12 +30,13 @@ REPORT_EXAMPLE = {
 def lease_jobs(
     request: Annotated[LeaseRequest, Body(examples=[{"serial": "89AX0KCQ1", "max_jobs": 16}])],
     service: Service,
-) -> Lease:
-    """The most urgent jobs for a unit."""
+) -> Lease | DeviceCheck:
+    """The most urgent jobs for a unit; where it is in quarantine and a check is due, what is to be measured for it."""
     settings, now, lease = service.settings, service.clock(), None
     note(serial=request.serial)
     with service.database.reading() as session:
         device = devices.known(session, request.serial)
+        check = drift.check_due(session, device, now=now)
         idle = latencies.nothing_to_lease(session, device, now=now)
         seen_s_ago = (now - device.last_seen_at).total_seconds()
         wait_s = _wait_s(session, device, service, now) if idle else 0
@@ -47,6 +48,8 @@ def lease_jobs(
     elif seen_s_ago > settings.seen_s:
         with service.database.writing() as session:
             devices.note_seen(session, request.serial, now=now)
+    if check is not None:
+        return check
     if lease is None:
         return Response(status_code=204, headers={"Retry-After": str(wait_s)})  # type: ignore[return-value]
     note(lease=short(lease.token), jobs=[job.job_id for job in lease.jobs])
@@ -78,7 +81,8 @@ def report_outcomes(
     """Measurements and failures of some or all jobs of a lease: all are stored, or none. Says how many are left."""
     note(jobs=[outcome.job_id for outcome in report.outcomes])
     with service.database.writing() as session:  # not as a dependency, which is two more changes of thread
-        return {"remaining": latencies.accept(session, token, report, now=service.clock())}
+        remaining = latencies.accept(session, token, report, settings=service.settings, now=service.clock())
+    return {"remaining": remaining}
 
 
 @router.post("/leases/{token}/release", status_code=204, responses=refusals(409))

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Response
 
 from latency_contract.model_files import TFLiteModel
 from latency_service import model_files, weights_file
+from latency_service.errors import ConvertsElsewhere
 from latency_service.routes.access import GuardedRoute
 from latency_service.routes.dependencies import OCTETS, Octets, Reading, Service, octets_in, refusals
 
@@ -38,7 +39,7 @@ def give_model_file(
 @router.post(
     "/conversions",
     response_class=Response,
-    responses=refusals(400, 503) | TFLITE_FILE,
+    responses=refusals(400, 421, 503) | TFLITE_FILE,
     openapi_extra=octets_in(
         "a safetensors file: float32 tensors INDEX.NAME.weight and INDEX.NAME.bias for every layer of a network, with"
         " the network's canonical JSON as `subject` in the metadata"
@@ -46,4 +47,9 @@ def give_model_file(
 )
 def convert_network(content: Octets, service: Service) -> Response:
     """The TFLite model of a network with trained weights: input (1, height, width, channels). Nothing is kept here."""
+    if service.converter is None:
+        raise ConvertsElsewhere(
+            "This service converts nothing (serve --no-convert). Send it to one that does; a proxy in front of both"
+            " has to lead /v1/conversions there."
+        )
     return Response(service.converter.convert(weights_file.parse(content)), media_type=OCTETS)

@@ -56,7 +56,7 @@ class KeyDemandingDevice:
                 self._threads[-1].start()
 
     def _serve(self, host: socket.socket) -> None:
-        with host, contextlib.suppress(HungUp):
+        with host, contextlib.suppress(HungUp, ConnectionError):  # the same, with bytes under way
             _, _, greeting = _read(host)
             if not self._lets_in(host):
                 return

@@ -17,7 +17,7 @@ from device_agents.adb import parse_target
 from device_agents.adb_device import AdbDevice
 from device_agents.errors import DeviceChanged, DeviceFault, DeviceFull, DeviceRebooted, LinkLost, Stopped
 from device_agents.opening import open_device
-from device_agents.turns import Plan, Refused, Visit
+from device_agents.turns import Plan, Ran, Refused, Visit
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
 from latency_service.tflite_converter import convert
@@ -158,6 +158,20 @@ def test_a_full_device_is_at_fault_and_says_how_much_is_needed(
     assert len(run(device, plan(models[0]))) == 1
 
 
+def test_space_is_wanted_for_what_arrives_and_for_the_archive_that_it_arrives_in(
+    device: AdbDevice, models: list[Path], tmp_path: Path
+) -> None:
+    content = bytes(10_000_000)
+    large = tmp_path / f"{sha256(content)}.tflite"
+    large.write_bytes(content)
+    df = tmp_path / "programs" / "df"
+    df.write_text("#!/bin/sh\necho /dev/block/dm-4 1000000 900000 81920 90% /data\n")  # 80 MB
+    df.chmod(0o755)
+    assert len(run(device, plan(models[0]))) == 1
+    with pytest.raises(DeviceFull, match=r"The device has 80 MB free in .*; free 83 MB at least"):
+        run(device, plan(models[0], large))
+
+
 def test_a_model_that_is_refused_costs_its_neighbours_nothing(
     device: AdbDevice, models: list[Path], tmp_path: Path
 ) -> None:
@@ -202,6 +216,38 @@ def test_rounds_that_were_run_when_the_link_broke_count(
 
 
 @pytest.mark.usefixtures("impatient")
+def test_rounds_of_an_earlier_plan_are_not_taken_for_those_of_one_that_never_began(
+    device: AdbDevice, wire: FaultyWire, models: list[Path]
+) -> None:
+    assert len(run(device, plan(models[0], *models, rounds=2))) == 4
+    wire.inject(Fault.CUT)
+    assert run(device, plan(models[0], models[1])) == []
+    assert len(run(device, plan(models[0], models[1]))) == 1
+
+
+def test_a_plan_that_takes_too_long_is_ended_and_its_rounds_so_far_count(
+    device: AdbDevice, models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a model whose single run takes longer than a block should."""
+    with monkeypatch.context() as patch:
+        patch.setattr(adb_device, "BLOCK_OVERHEAD_S", 0.0)
+        patch.setattr(adb_device, "BLOCK_LIMIT_S", -4.6)  # with what is allowed for 60 blocks, 1.5 s
+        results = run(device, plan(models[0], **LONG, max_runs=10_000))
+    assert 1 <= len(results) < 60
+    assert len(run(device, plan(models[0]))) == 1
+    assert processes_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("position", [1, -2])
+def test_a_round_of_a_model_that_was_not_given_is_the_devices_fault(
+    device: AdbDevice, models: list[Path], monkeypatch: pytest.MonkeyPatch, position: int
+) -> None:
+    monkeypatch.setattr(device._runner, "steps", lambda *_: [Ran("ran", position, 0.0, [1.0], None)])
+    with pytest.raises(DeviceFault, match="speaks of a model that it was not given"):
+        run(device, plan(models[0]))
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_stall_that_ends_in_time_costs_no_round(
     device: AdbDevice, wire: FaultyWire, models: list[Path], tmp_path: Path
 ) -> None:
@@ -231,7 +277,13 @@ def test_a_link_that_does_not_come_back_is_the_devices_fault(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_reboot_names_the_model_that_ran(device: AdbDevice, board: Adbd, models: list[Path], tmp_path: Path) -> None:
+def test_a_reboot_names_the_model_that_ran(
+    device: AdbDevice, board: Adbd, models: list[Path], operator: Make, tmp_path: Path
+) -> None:
+    content = convert(operator(height=112, in_channels=48, out_channels=48))
+    slow = tmp_path / f"{sha256(content)}.tflite"
+    slow.write_bytes(content)
+
     def reboot() -> None:
         board.kill()
         (tmp_path / "boot_id").write_text("second-boot\n")
@@ -240,10 +292,10 @@ def test_a_reboot_names_the_model_that_ran(device: AdbDevice, board: Adbd, model
     with pytest.raises(DeviceRebooted) as fault:
         run(
             device,
-            plan(models[1], models[0], rounds=60, block_ms=50.0, reference_block_ms=0.01),
+            plan(models[1], slow, rounds=60, block_ms=500.0, reference_block_ms=0.01),
             During(tmp_path, reboot),
         )
-    assert fault.value.suspect in models
+    assert fault.value.suspect == slow
     assert len(run(device, plan(models[0]))) == 1
 
 
@@ -318,6 +370,29 @@ def test_what_a_killed_agent_left_running_is_ended_by_the_next_one(
         assert not thread.is_alive()
     first.close()
     assert processes_of(tmp_path) == []
+
+
+def test_looking_at_a_device_leaves_whoever_measures_there_alone(
+    board: Adbd, device: AdbDevice, models: list[Path], tmp_path: Path
+) -> None:
+    def look() -> None:
+        with opened(board.port, tmp_path) as other:
+            other.state()
+
+    results = run(device, plan(models[0], rounds=20, block_ms=50.0), During(tmp_path, look))
+    assert len(results) == 20
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_device_that_is_away_is_not_waited_for_at_the_end(
+    device: AdbDevice, wire: FaultyWire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adb_device, "RECONNECT_S", 1e9)
+    wire.inject(Fault.REFUSE)
+    wire.inject(Fault.CUT)
+    with pytest.raises(LinkLost):
+        device.check()
+    device.close()
 
 
 def test_the_pin_is_verified(device: AdbDevice, models: list[Path]) -> None:

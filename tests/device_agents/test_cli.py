@@ -10,6 +10,8 @@ from device_agents.cli import app
 from device_agents.local_device import LocalDevice, processor_name
 from tests.device_agents.replayed_phone import PROGRAMS, ReplayedPhone
 
+pytestmark = pytest.mark.usefixtures("this_machine")
+
 runner = CliRunner()
 
 

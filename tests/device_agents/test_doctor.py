@@ -11,6 +11,8 @@ from device_agents.enrolment import Enrolment, LiteRT, enrol
 from device_agents.local_device import LocalDevice
 from tests.device_agents.replayed_phone import ReplayedPhone
 
+pytestmark = pytest.mark.usefixtures("this_machine")
+
 
 @pytest.fixture
 def phone(tmp_path: Path) -> Enrolment:

@@ -5,7 +5,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ FAILS = "import os, sys; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); sys.
 
 
 @contextmanager
-def running(program: str, folder: Path, devices: Callable[[], Sequence[str]]) -> Iterator[None]:
+def running(program: str, folder: Path, devices: Callable[[Collection[str]], Sequence[str]]) -> Iterator[None]:
     stop = threading.Event()
     workers = Farm(
         command=lambda device: [sys.executable, "-c", program, str(folder / device)],
@@ -64,7 +64,7 @@ def test_every_device_has_a_worker_and_one_that_comes_later_gets_one_too(
     monkeypatch.setattr(farm, "LOOK_S", 0.05)
     monkeypatch.setattr(farm, "WATCH_S", 0.01)
     devices = ["first", "second"]
-    with running(WAITS, tmp_path, lambda: devices):
+    with running(WAITS, tmp_path, lambda _: devices):
         pids = started(tmp_path, "first") + started(tmp_path, "second")
         devices.append("third")
         pids += started(tmp_path, "third")
@@ -76,7 +76,7 @@ def test_every_device_has_a_worker_and_one_that_comes_later_gets_one_too(
 def test_a_worker_that_ended_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(farm, "BACKOFF_S", 0.01)
     monkeypatch.setattr(farm, "WATCH_S", 0.01)
-    with running(FAILS, tmp_path, lambda: ["phone"]):
+    with running(FAILS, tmp_path, lambda _: ["phone"]):
         started(tmp_path, "phone", times=3)
 
 
@@ -90,3 +90,23 @@ def test_a_worker_that_fails_again_and_again_rests_longer_each_time() -> None:
 def test_rests_of_devices_that_failed_together_differ() -> None:
     generator = random.Random(0)
     assert len({rest_after(3, generator) for _ in range(20)}) == 20
+
+
+def test_a_device_that_has_a_worker_is_named_so_that_nobody_disturbs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(farm, "LOOK_S", 0.01)
+    monkeypatch.setattr(farm, "WATCH_S", 0.01)
+    asked: list[list[str]] = []
+
+    def find(at_work: Collection[str]) -> list[str]:
+        asked.append(list(at_work))
+        return ["phone"]
+
+    with running(WAITS, tmp_path, find):
+        started(tmp_path, "phone")
+        deadline = time.monotonic() + 60
+        while len(asked) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert asked[:2] == [[], ["phone"]]

@@ -1,12 +1,94 @@
 """The runner's own code, in this process; what it does in one of its own is tested through its devices."""
 
 import gc
+import json
+import os
 import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from device_agents.litert_runner import run
+import psutil
+import pytest
+
+from device_agents import litert_runner
+from device_agents.litert_runner import CANNOT_WRITE, main, run
 from device_agents.turns import Plan
+from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
+from latency_service.tflite_converter import convert
+
+# The runner as a board has it, on a plan and with what its blocks are made to do.
+SCRIPT = """
+import os, signal, sys, time
+from device_agents import litert_runner
+runner = os.getpid()
+def block(path, plan, block_ms):
+{body}
+litert_runner._run_block = block
+litert_runner.main(*sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path, operator: Callable[..., IBConv]) -> Path:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(convert(operator(height=16, width=16, in_channels=16, out_channels=16)))
+    return path
+
+
+def ended(model: Path, body: str, *, block_limit_s: int = 60) -> tuple[int, list[list[Any]]]:
+    """Exit status and steps of a runner that was given two rounds of one model."""
+    protocol = Protocol(runtime="litert", runtime_version="2.3.0")
+    plan = Plan(model, [(model, 2)], protocol).document(core=None) | {"block_limit_s": block_limit_s}
+    files = [model.parent / "plan", model.parent / "steps"]
+    files[0].write_text(json.dumps(plan))
+    command = [sys.executable, "-c", SCRIPT.format(body=body), *map(str, files)]
+    status = subprocess.run(command, stderr=subprocess.DEVNULL, timeout=60).returncode
+    return status, [json.loads(line) for line in files[1].read_text().splitlines()]
+
+
+def test_every_round_runs_in_a_process_of_its_own_and_its_reference_with_it(model: Path) -> None:
+    status, steps = ended(model, "    return [float(os.getpid())]")
+    assert status == 0
+    (first,), (second, with_second), (third, with_third) = _in_pairs(step[3][0] for step in steps if step[0] == "ran")
+    assert (second, third) == (with_second, with_third)
+    assert len({first, second, third}) == 3
+
+
+def test_a_block_that_ends_its_process_ends_the_runner_likewise(model: Path) -> None:
+    status, steps = ended(model, "    os.kill(os.getpid(), signal.SIGSEGV)")
+    assert status == -signal.SIGSEGV
+    assert steps[-1] == ["started", litert_runner.REFERENCE]
+    status, _ = ended(model, "    os._exit(3)")
+    assert status == 3
+
+
+def test_a_block_that_hangs_ends_the_runner_by_its_alarm(model: Path) -> None:
+    status, steps = ended(model, "    signal.pause()", block_limit_s=1)
+    assert status == -signal.SIGALRM
+    assert steps[-1] == ["started", litert_runner.REFERENCE]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_block_ends_with_a_runner_that_is_killed(model: Path) -> None:
+    body = f"""
+    open({str(model.parent / "child")!r}, "w").write(str(os.getpid()))
+    os.kill(runner, signal.SIGKILL)
+    time.sleep(60)"""
+    status, _ = ended(model, body)
+    assert status == -signal.SIGKILL
+    child = int((model.parent / "child").read_text())
+    gone = not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert gone or psutil.wait_procs([psutil.Process(child)], timeout=10)[0]
+
+
+def _in_pairs(values: Any) -> list[tuple[float, ...]]:
+    """The first value alone, then two and two."""
+    first, *rest = values
+    return [(first,), *zip(rest[::2], rest[1::2], strict=True)]
 
 
 def test_a_refused_model_leaves_no_alarm_that_would_end_the_waiting_runner(tmp_path: Path) -> None:
@@ -18,3 +100,13 @@ def test_a_refused_model_leaves_no_alarm_that_would_end_the_waiting_runner(tmp_p
     finally:
         gc.enable()
     assert [step[0] for step in steps] == ["state", "started", "refused", "done"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a file on which no write finds space")
+def test_a_full_device_is_told_from_a_model_that_fails(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.tflite"
+    plan = Plan(missing, [(missing, 1)], Protocol(runtime="litert", runtime_version="2.3.0"))
+    (tmp_path / "plan").write_text(json.dumps(plan.document(core=None)))
+    with pytest.raises(SystemExit) as ended:
+        main(str(tmp_path / "plan"), "/dev/full")
+    assert ended.value.code == CANNOT_WRITE

@@ -13,9 +13,11 @@ from device_agents.errors import DeviceFault, Stopped
 from device_agents.local_device import LocalDevice, fastest_core
 from device_agents.turns import Plan, Refused, Visit
 from latency_contract.operators import IBConv
-from latency_contract.protocols import Protocol
+from latency_contract.protocols import Delegate, Protocol
 from latency_service.tflite_converter import convert
 from tests.device_agents import faulty_runners
+
+pytestmark = pytest.mark.usefixtures("this_machine")
 
 Make = Callable[..., IBConv]
 QUICK = {"warmup_ms": 1.0, "block_ms": 5.0, "reference_block_ms": 1.0}
@@ -108,6 +110,34 @@ def test_a_model_of_whole_numbers_is_the_subjects_fault(device: LocalDevice, mod
     (refused,) = run(device, model, path)
     assert isinstance(refused, Refused)
     assert "Got value of type FLOAT32 but expected type INT32" in refused.reason
+
+
+@pytest.fixture
+def not_for_xnnpack(tmp_path: Path) -> Path:
+    """XNNPACK has no cumulative sum."""
+    add_up = tf.function(tf.math.cumsum, input_signature=[tf.TensorSpec((1, 8), tf.float32)])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([add_up.get_concrete_function()], tf.Module())
+    path = tmp_path / "cumsum.tflite"
+    path.write_bytes(converter.convert())
+    return path
+
+
+def test_a_model_that_xnnpack_does_not_run_is_refused_where_the_protocol_says_that_it_does(
+    device: LocalDevice, model: Path, not_for_xnnpack: Path
+) -> None:
+    assert run(device, model, not_for_xnnpack) == [Refused("refused", 0, "XNNPACK runs no part of this model.")]
+
+
+def test_without_xnnpack_the_runtimes_own_kernels_run(device: LocalDevice, model: Path, not_for_xnnpack: Path) -> None:
+    results = run(device, model, not_for_xnnpack, model, delegate=Delegate.NONE)
+    assert [visit(result).position for result in results] == [0, 1]
+
+
+def test_a_runtime_without_xnnpack_is_the_devices_fault(
+    device: LocalDevice, model: Path, not_for_xnnpack: Path
+) -> None:
+    with pytest.raises(DeviceFault, match="reference operator does not run here: XNNPACK runs no part"):
+        run(device, not_for_xnnpack, model)
 
 
 def test_a_reference_that_does_not_load_is_the_devices_fault(device: LocalDevice, model: Path, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ from benchmarks.debian_adbd import Adbd
 from benchmarks.faulty_wire import Fault, FaultyWire
 from device_agents import adb
 from device_agents.adb import parse_target
-from device_agents.reachable import Reachable, State, parse_addresses, reachable
+from device_agents.reachable import Reachable, ReadyDevices, State, parse_addresses, reachable
 from tests.device_agents.key_demanding_device import KeyDemandingDevice
 
 
@@ -59,3 +60,13 @@ def test_a_phone_names_its_model(debian_adbd: Path, tmp_path: Path, monkeypatch:
         assert reachable([f"127.0.0.1:{phone.port}"], keys=tmp_path / "adbkey") == [
             Reachable(parse_target(f"adb:127.0.0.1:{phone.port}"), State.READY, "Pixel 3", "")
         ]
+
+
+def test_a_device_with_a_worker_is_not_spoken_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adb, "UsbTransport", None)
+    with socket.create_server(("127.0.0.1", 0)) as measuring:
+        measuring.settimeout(0)
+        address = f"127.0.0.1:{measuring.getsockname()[1]}"
+        assert ReadyDevices([address], keys=tmp_path / "adbkey")([f"adb:{address}"]) == []
+        with pytest.raises(BlockingIOError):
+            measuring.accept()

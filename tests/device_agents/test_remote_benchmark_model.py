@@ -1,19 +1,25 @@
 """A replayed Pixel 3 at the far end of a real `adbd`, with a stand-in for benchmark_model that really runs models."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.debian_adbd import Adbd
 from device_agents.adb import parse_target
 from device_agents.adb_device import AdbDevice
-from device_agents.benchmark_output import UnparsableOutput
+from device_agents.benchmark_model import Build
+from device_agents.benchmark_output import Program, UnparsableOutput
+from device_agents.enrolment import Enrolment, enrol
 from device_agents.errors import DeviceFault
-from device_agents.opening import open_device
-from device_agents.turns import Plan, Refused, Visit
+from device_agents.litert_runner import CANNOT_WRITE
+from device_agents.opening import PROBE, open_device
+from device_agents.remote_benchmark_model import RemoteBenchmarkModel
+from device_agents.turns import Plan, Ran, Refused, Visit
 from latency_contract.devices import DeviceKind
 from latency_contract.operators import IBConv
 from latency_contract.protocols import BlockStatistic
@@ -102,6 +108,67 @@ def test_another_build_makes_another_protocol(
     with opened(phone, tmp_path, behaviour=behaviour) as device:
         assert (device.report.protocol.runtime, device.report.protocol.statistic) == (runtime, statistic)
         assert isinstance(run(device, model)[0], Visit)
+
+
+def test_a_build_that_does_not_run_with_xnnpack_is_not_measured_with(phone: ReplayedPhone, tmp_path: Path) -> None:
+    with (
+        pytest.raises(DeviceFault, match=r"does not run models with XNNPACK\. Give one that does"),
+        opened(phone, tmp_path, behaviour="no-xnnpack"),
+    ):
+        pass
+    assert [path.name for path in (tmp_path / "padnas" / "cache").iterdir()] == [sha256(BINARY.read_bytes())]
+
+
+@pytest.mark.parametrize(("behaviour", "said"), [("", ""), ("litert", " (does not say whether XNNPACK ran)")])
+def test_the_runners_name_tells_whether_xnnpack_is_known_to_run(
+    phone: ReplayedPhone, tmp_path: Path, behaviour: str, said: str
+) -> None:
+    with opened(phone, tmp_path, behaviour=behaviour) as device:
+        assert device.identity.runner.partition("benchmark_model")[2] == said
+
+
+def test_a_program_that_is_there_already_is_not_sent_again(phone: ReplayedPhone, tmp_path: Path) -> None:
+    cached = tmp_path / "padnas" / "cache" / sha256(BINARY.read_bytes())
+    with opened(phone, tmp_path):
+        arrived = cached.stat().st_ino
+    with opened(phone, tmp_path):
+        assert cached.stat().st_ino == arrived
+    cached.write_bytes(BINARY.read_bytes()[:-1])
+    with opened(phone, tmp_path):
+        assert cached.read_bytes() == BINARY.read_bytes()
+
+
+def test_a_full_phone_is_told_from_a_model_that_fails(phone: ReplayedPhone, model: Path, tmp_path: Path) -> None:
+    enrolment = enrol(phone)
+    runner = RemoteBenchmarkModel(b"", Build(Program.TFLITE, False, BlockStatistic.MEAN), enrolment)
+    script = runner.plan_text(Plan(model, [(model, 1)], PROBE))
+    assert phone(f"cd {tmp_path}; ln -s /dev/full steps\n{script}").status == CANNOT_WRITE
+
+
+# Of a block that gives no latency, whatever of it arrives.
+STEPS = (
+    "@{m} pinned Cpus_allowed_list: 7\n@{m} state\n@frequency\n@end\n@{m} end\n@{m} started -1 170\n@{m} printed -1 0\n"
+)
+
+
+@pytest.fixture(scope="module")
+def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Enrolment:
+    return enrol(ReplayedPhone(tmp_path_factory.mktemp("phone") / "state"))
+
+
+@given(data=st.data())
+def test_whatever_a_phone_says_there_are_steps_or_the_device_is_at_fault(
+    enrolled: Enrolment, data: st.DataObject
+) -> None:
+    """Any part of the text replaced by any other."""
+    runner = RemoteBenchmarkModel(b"", Build(Program.TFLITE, False, BlockStatistic.MEDIAN), enrolled)
+    text = STEPS.replace("@{m}", runner._mark)
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    text = text[:start] + data.draw(st.text() | st.sampled_from([runner._mark, " -1", "9" * 30, "\n"])) + text[end:]
+    with suppress(DeviceFault):
+        for step in runner.steps(text, Plan(Path("a"), [(Path("b"), 1)], PROBE)):
+            assert not isinstance(step, Ran)
 
 
 def test_a_block_during_which_the_screen_went_on_is_rejected(

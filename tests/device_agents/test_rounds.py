@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from device_agents.errors import DeviceFault, Stopped, SubjectFault
-from device_agents.rounds import Outcome, measure
+from device_agents.drift import NEEDED, Brackets
+from device_agents.errors import BracketsDisagree, DeviceFault, Stopped, SubjectFault
+from device_agents.rounds import FRUITLESS, Outcome, check_rounds, measure
 from device_agents.turns import Visit
 from latency_contract.devices import DeviceKind, DeviceReport
 from latency_contract.jobs import MAX_REASON, Failed, LeasedJob, Measured
@@ -50,10 +51,18 @@ def jobs(operator: Make, count: int = 1) -> tuple[list[LeasedJob], dict[str, Pat
 
 
 def run(
-    device: ScriptedDevice, operator: Make, *, count: int = 1, check: Callable[[], None] = lambda: None
+    device: ScriptedDevice,
+    operator: Make,
+    *,
+    count: int = 1,
+    check: Callable[[], None] = lambda: None,
+    brackets: Brackets | None = None,
 ) -> dict[int, Outcome]:
     leased, models = jobs(operator, count)
-    turns = measure(leased, protocol=PROTOCOL, models=models, reference=REFERENCE, device=device, check=check)
+    brackets = Brackets() if brackets is None else brackets
+    turns = measure(
+        leased, protocol=PROTOCOL, models=models, reference=REFERENCE, device=device, check=check, brackets=brackets
+    )
     return {outcome.job_id: outcome for outcome in chain.from_iterable(turns)}
 
 
@@ -162,3 +171,53 @@ def test_a_device_whose_every_round_is_rejected_is_at_fault(operator: Make) -> N
     with pytest.raises(DeviceFault, match="finished no round in 3 attempts: the phone is at 51 °C"):
         run(device, operator)
     assert device.waits == 3
+
+
+def known_device(operator: Make) -> Brackets:
+    """What an agent remembers of a quiet device."""
+    brackets = Brackets()
+    for _ in range(NEEDED // PROTOCOL.stopping.min_rounds):
+        run(scripted(a=repeat(1.0)), operator, brackets=brackets)
+    return brackets
+
+
+def test_a_round_in_which_the_device_changed_is_evidence_and_is_run_again(operator: Make) -> None:
+    """Neither a step to another speed nor one reading that is too fast leaves a trace in the number."""
+    for readings, rejected in (([1.0, 1.0, 1.2], 1), ([1.0, 1.0, 0.5, 1.0], 2)):
+        device = scripted(reference=chain(readings, repeat(readings[-1])), a=chain([5.0, 7.0], repeat(5.0)))
+        made = measured(run(device, operator, brackets=known_device(operator))[1]).measurement
+        assert (len(made.rounds), len(made.rejected), made.high_ms) == (5, rejected, 5.0)
+        assert made.rejected[0].reason.startswith("the reference operator took 1 ms before and ")
+
+
+def test_a_device_that_changes_with_every_round_gives_the_lease_back_and_names_the_model(operator: Make) -> None:
+    readings = chain.from_iterable([1.0, 1.0, 1.3] for _ in repeat(None))
+    with pytest.raises(BracketsDisagree, match=r"9 rounds of IBConv_\S+ were rejected and 3 count") as fault:
+        run(scripted(reference=readings, a=repeat(1.0)), operator, brackets=known_device(operator))
+    assert fault.value.suspect == Path("a")
+    assert "`padnas-agent doctor` looks" in str(fault.value)
+
+
+def test_a_check_is_as_many_rounds_of_the_reference_as_a_measurement_has_at_least() -> None:
+    device = scripted(reference=iter([1.0 + n / 10 for n in range(11)]))
+    rounds = check_rounds(REFERENCE, protocol=PROTOCOL, device=device, check=lambda: None)
+    assert [(r.reference_before_ms, r.block_ms, r.reference_after_ms) for r in rounds[:2]] == [
+        (1.0, 1.1, 1.2),
+        (1.2, 1.3, 1.4),
+    ]
+    assert (len(rounds), device.waits) == (5, 1)
+
+
+def test_a_check_that_comes_to_nothing_is_the_devices_fault() -> None:
+    device = scripted()
+    device.reject = lambda _: "the phone is at 51 °C"
+    with pytest.raises(DeviceFault, match="finished too few rounds in 3 attempts: the phone is at 51 °C"):
+        check_rounds(REFERENCE, protocol=PROTOCOL, device=device, check=lambda: None)
+    assert device.waits == FRUITLESS
+    with pytest.raises(DeviceFault, match="The reference operator does not run here: illegal instruction"):
+        check_rounds(
+            REFERENCE,
+            protocol=PROTOCOL,
+            device=scripted(reference=repeat(SubjectFault("illegal instruction"))),
+            check=lambda: None,
+        )

@@ -75,7 +75,7 @@ def test_a_phone_gives_a_table_with_its_gates_in_every_measurement(tmp_path: Pat
                 connection.ask("GET", f"/v1/devices/{serial}", Device) for serial in {a.device_serial for a in answers}
             ]
     assert (reported.model, reported.kind) == ("Pixel 3", DeviceKind.ANDROID)
-    assert {rejected.reason for m in measured for rejected in m.rejected} == {"its screen is on"}
+    assert "its screen is on" in {rejected.reason for m in measured for rejected in m.rejected}
     for measurement in measured:
         provenance = measurement.provenance
         assert (provenance.core_mask, provenance.runner) == ("80", "TensorFlow Lite benchmark_model")

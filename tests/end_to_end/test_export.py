@@ -19,6 +19,8 @@ from search_client.cli import app
 from tests.conftest import sha256
 from tests.search_client.test_export import NETWORKS, SQUEEZED, TOLERANCE, digits, trained_on_digits
 
+pytestmark = pytest.mark.usefixtures("this_machine")
+
 IMAGES = 20
 
 

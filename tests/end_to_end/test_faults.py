@@ -19,6 +19,8 @@ from latency_service.models import MeasurementRow
 from search_client.latencies import LatencyService
 from search_client.spaces import load_space
 
+pytestmark = pytest.mark.usefixtures("this_machine")
+
 SMALLEST = Path(__file__).parent / "smallest.toml"
 
 

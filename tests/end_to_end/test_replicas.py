@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 from sqlalchemy import func, select
 from typer.testing import CliRunner
 
@@ -17,6 +18,8 @@ from latency_service.models import MeasurementRow, ModelRow
 from search_client.cli import app
 from search_client.latencies import LatencyService
 from search_client.spaces import load_space
+
+pytestmark = pytest.mark.usefixtures("this_machine")
 
 SMALLEST = Path(__file__).parent / "smallest.toml"
 PATIENCE_S = 60.0

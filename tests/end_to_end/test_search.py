@@ -19,6 +19,8 @@ from latency_contract.tables import Table
 from search_client.cli import app
 from search_client.data import load_data
 
+pytestmark = pytest.mark.usefixtures("this_machine")
+
 SMALLEST = Path(__file__).parent / "smallest.toml"
 
 

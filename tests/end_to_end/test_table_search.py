@@ -180,3 +180,29 @@ def test_without_a_service_and_a_table_it_is_said_what_to_give(tmp_path: Path) -
     assert result.exit_code == 2
     assert "Latencies come from a service (--service URL) or from a file (--table FILE). Give one." in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_bound_that_holds_with_a_probability_leaves_room_and_resumes_to_the_same_bytes(tmp_path: Path) -> None:
+    """A measured table that knows its operators to a tenth; the same search, stopped before its end, goes on."""
+    table = table_of(SPACE, lambda operator: operator.macs / 1e4)
+    (tmp_path / "measured.json").write_text(table.model_dump_json())
+    command = search_command(tmp_path / "measured.json", tmp_path / "run", "--latency-confidence", "0.9")
+    result = client(*command)
+    assert result.exit_code == 0, result.stderr
+    document = (tmp_path / "run" / "final.json").read_bytes()
+    final = json.loads(document)
+    assert final["calibration"] is None
+    evaluated = [json.loads(line) for line in (tmp_path / "run" / "stage-1" / "history.jsonl").read_text().splitlines()]
+    assert all(one["latency_ms"] < one["at_most_ms"] <= final["latency_bounds_ms"][1] for one in evaluated)
+    assert all(one["low_ms"] < one["latency_ms"] < one["high_ms"] for one in evaluated)
+    assert "the upper with probability 0.9 at least" in (tmp_path / "run" / "report.html").read_text()
+    (tmp_path / "run" / "final.json").unlink()
+    assert client(*command).exit_code == 0
+    assert (tmp_path / "run" / "final.json").read_bytes() == document
+
+
+def test_a_table_without_intervals_cannot_promise_a_probability(table: Path, tmp_path: Path) -> None:
+    result = client(*search_command(table, tmp_path / "run", "--latency-confidence", "0.9"))
+    assert result.exit_code == 1
+    assert "does not say how well it knows its latencies" in result.stderr
+    assert "Leave out --latency-confidence" in result.stderr

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 from benchmarks.processes import running_service
 from search_client.cli import app
 
+pytestmark = pytest.mark.usefixtures("this_machine")
+
 
 def test_a_search_with_published_accuracies_knows_how_far_it_is_from_the_optimum(
     shared_data: Path, tmp_path: Path

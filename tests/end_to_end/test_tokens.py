@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from benchmarks.processes import running_service
 from search_client.cli import app as client_app
 
+pytestmark = pytest.mark.usefixtures("this_machine")
+
 runner = CliRunner()
 SMALLEST = Path(__file__).parent / "smallest.toml"
 

@@ -55,8 +55,8 @@ def operators_in_bounds(draw: st.DrawFn) -> IBConv:
         c_out = c_in
     return IBConv.model_validate(
         {
-            "height": draw(st.integers(1, 200)),
-            "width": draw(st.integers(1, 200)),
+            "height": draw(st.integers(1, 150)),
+            "width": draw(st.integers(1, 150)),
             "in_channels": c_in,
             "out_channels": c_out,
             "kernel": draw(st.sampled_from([1, 3, 5, 7, 9, 11])),

@@ -30,6 +30,7 @@ from latency_service.tokens import Role
 from tests.conftest import live_service
 
 PUBLIC = {"/healthz", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"}
+FILES = {"/dashboard.css", "/dashboard.js", "/dashboard.svg"}  # of pages; the same for everybody
 MAX_WAITING = 3
 
 
@@ -54,7 +55,8 @@ def routes() -> list[Route]:
 
 
 ROUTES = routes()
-GUARDED = [route for route in ROUTES if route.path not in PUBLIC]
+GUARDED = [route for route in ROUTES if route.path not in PUBLIC | FILES]
+PAGES = [route for route in GUARDED if RULES[f"{route.method} {route.path}"].in_browser]
 
 
 class Farm:
@@ -115,7 +117,9 @@ def refusal(response: httpx.Response) -> ErrorBody:
 
 def test_every_route_is_public_by_name_or_guarded() -> None:
     assert {f"{route.method} {route.path}" for route in GUARDED} <= set(RULES)
-    assert {key for key, rule in RULES.items() if rule.roles is None} == {"GET /healthz", "GET /readyz"}
+    assert {key for key, rule in RULES.items() if rule.roles is None} == {
+        "GET /healthz", "GET /readyz", *(f"GET {path}" for path in FILES)
+    }  # fmt: skip
     assert {route.path for route in ROUTES} >= PUBLIC
 
 
@@ -125,7 +129,7 @@ def test_an_endpoint_that_nobody_has_decided_about_cannot_be_defined() -> None:
         router.get("/v1/new")(lambda: None)
 
 
-@pytest.mark.parametrize("path", sorted(PUBLIC))
+@pytest.mark.parametrize("path", sorted(PUBLIC | FILES))
 def test_what_is_public_is_answered_without_a_token_and_names_nobody(farm: Farm, path: str) -> None:
     farm.token(Role.CLIENT, name=f"secretive-{path.replace('/', '-')}")
     for token in (None, farm.revoked_token()):
@@ -135,7 +139,7 @@ def test_what_is_public_is_answered_without_a_token_and_names_nobody(farm: Farm,
         assert "sqlite" not in response.text
 
 
-@pytest.mark.parametrize("route", GUARDED, ids=str)
+@pytest.mark.parametrize("route", [route for route in GUARDED if route not in PAGES], ids=str)
 def test_a_guarded_endpoint_refuses_whom_it_must_and_admits_whom_it_should(
     farm: Farm, route: Route, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -162,12 +166,46 @@ def test_a_guarded_endpoint_refuses_whom_it_must_and_admits_whom_it_should(
             assert response.status_code < 500
         else:
             assert (response.status_code, refusal(response).error) == (403, "WrongRole")
-            assert f"has the role {role}; this needs admin or" in refusal(response).detail
+            assert f"has the role {role}; this needs admin" in refusal(response).detail
         sent.append(token)
         answers.append(response)
     for token in sent:
         assert token not in caplog.text
         assert all(token not in response.text + str(response.headers) for response in answers)
+
+
+@pytest.mark.parametrize("route", PAGES, ids=str)
+def test_a_page_asks_a_browser_for_the_token_as_a_password(farm: Farm, route: Route) -> None:
+    def shown(password: str | None) -> httpx.Response:
+        auth = None if password is None else ("anybody", password)
+        return httpx.get(farm.url + route.url, auth=auth, trust_env=False)
+
+    for password in (None, "", tokens.new_secret(), farm.revoked_token()):
+        refused = shown(password)
+        assert refused.status_code == 401
+        assert refused.headers["WWW-Authenticate"].startswith("Basic ")
+        assert refused.headers["Content-Type"].startswith("text/html")
+        assert "give any user name and the token as password" in refused.text
+    assert shown(farm.token(Role.AGENT)).status_code == 403
+    for role in (Role.CLIENT, Role.ADMIN):
+        token = farm.token(role)
+        response = shown(token)
+        assert response.status_code in (200, 404, 422)  # of what does not exist
+        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+        assert token not in response.text
+
+
+@pytest.mark.parametrize("route", [route for route in GUARDED if route not in PAGES], ids=str)
+def test_what_is_no_page_takes_no_password(farm: Farm, route: Route) -> None:
+    """A browser would send it along with whatever another site makes it ask."""
+    response = httpx.request(
+        route.method, farm.url + route.url, auth=("anybody", farm.token(Role.ADMIN)), trust_env=False
+    )
+    assert response.status_code == 401
+
+
+def test_pages_change_nothing() -> None:
+    assert {route.method for route in PAGES} == {"GET"}
 
 
 @pytest.mark.parametrize(
@@ -213,7 +251,7 @@ def test_who_is_refused_is_told_so_by_an_exception_of_its_own(farm: Farm) -> Non
 
 def test_the_description_names_the_token_and_every_refusal(farm: Farm) -> None:
     document = farm.call(Route("GET", "/openapi.json"), None).json()
-    for route in GUARDED:
+    for route in [route for route in GUARDED if route not in PAGES]:
         operation = document["paths"][route.path.replace(":path", "")][route.method.lower()]
         assert operation["security"] == [{"HTTPBearer": []}]
         assert {"401", "403", "413", "422"} <= set(operation["responses"])
@@ -232,10 +270,12 @@ def test_a_body_that_says_it_is_too_long_is_refused_before_it_comes(farm: Farm, 
     connection.putheader("Content-Length", str(limit + 1))
     connection.endheaders()
     response = connection.getresponse()
-    body = ErrorBody.model_validate_json(response.read())
+    body = response.read().decode()
     connection.close()
-    assert (response.status, body.error) == (413, "BodyTooLarge")
-    assert f"longer than the {limit:,} bytes that are accepted here" in body.detail
+    assert response.status == 413
+    assert f"longer than the {limit:,} bytes that are accepted here" in body
+    if route not in PAGES and route.path not in FILES:
+        assert ErrorBody.model_validate_json(body).error == "BodyTooLarge"
 
 
 def test_a_body_that_does_not_say_how_long_it_is_is_refused_too(farm: Farm) -> None:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import httpx
@@ -23,6 +24,7 @@ from latency_contract.tables import (
     Table,
     TablePublication,
 )
+from tests.conftest import LIVE_SETTINGS, live_service
 
 Make = Callable[..., IBConv]
 Report = Callable[..., DeviceReport]
@@ -67,6 +69,24 @@ def lease(connection: ServiceConnection, phone: DeviceReport, *, patience_s: flo
 def test_the_service_answers_while_the_converter_warms_up(http: httpx.Client) -> None:
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.get("/readyz").json()["database"] == "ok"
+
+
+def test_a_service_that_converts_nothing_says_who_does_and_leaves_it_to_them(
+    database_url: str, report: Report, operator: Make
+) -> None:
+    """Asked there, converted by another service on the same database."""
+    phone = report(serial="elsewhere")
+    with (
+        live_service(database_url, settings=replace(LIVE_SETTINGS, converts=False)) as url,
+        ServiceConnection(url) as connection,
+    ):
+        assert httpx.get(f"{url}/readyz").json() == {"database": "ok", "converter": "elsewhere"}
+        refused = httpx.post(f"{url}/v1/conversions", content=b"a network")
+        assert (refused.status_code, refused.json()["error"]) == (421, "ConvertsElsewhere")
+        connection.ask("PUT", f"/v1/devices/{phone.serial}", Device, body=phone)
+        ask(connection, phone, operator(), queue_missing=True)
+        with live_service(database_url):
+            assert [job.subject for job in lease(connection, phone).jobs] == [operator()]
 
 
 def test_an_operator_travels_from_question_to_published_table(

@@ -121,6 +121,19 @@ def test_a_postgresql_that_does_not_answer_is_a_sentence_without_its_password(tm
     assert result.stderr.count("\n") == 1
 
 
+def test_the_password_of_postgresql_comes_from_a_file(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the URL names another, it is not asked; SQLite has none."""
+    monkeypatch.setenv("PADNAS_DATABASE_PASSWORD_FILE", str(tmp_path / "password"))
+    (tmp_path / "password").write_text("wrong and not needed here\n")
+    assert runner.invoke(app, ["migrate", "--database-url", database_url]).exit_code == 0
+    (tmp_path / "password").unlink()
+    result = runner.invoke(app, ["migrate", "--database-url", database_url])
+    assert result.exit_code == 2
+    assert "cannot be read: No such file or directory. Mend PADNAS_DATABASE_PASSWORD_FILE" in result.stderr
+
+
 def test_serve_refuses_another_schema_with_the_command_that_mends_it(database: Database, database_url: str) -> None:
     with database.writing() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '0000'"))

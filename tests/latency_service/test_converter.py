@@ -73,6 +73,46 @@ def test_a_killed_converter_is_replaced_and_the_subject_converted(database: Data
     converter.stop()
 
 
+ONE_DEATH = Settings(max_conversion_attempts=1)
+
+
+@whatever_the_database
+def test_a_subject_is_not_blamed_for_a_death_before_it_was_begun(database: Database, operator: Make) -> None:
+    """What is oldest is claimed at once, and TensorFlow takes seconds to be imported."""
+    others = set(tensorflow_processes())
+    converter = Converter(database, settings=ONE_DEATH, clock=utc_now, metrics=Metrics())
+    converter.start()
+    request(database, operator())
+    wait_for(database, ModelState.CONVERTING)
+    (process,) = set(tensorflow_processes()) - others
+    assert not converter.warm
+    process.kill()
+    assert wait_for(database, ModelState.READY).error is None
+    converter.stop()
+
+
+@whatever_the_database
+def test_a_subject_that_takes_the_process_down_is_given_up(database: Database, operator: Make) -> None:
+    others = set(tensorflow_processes())
+    converter = Converter(database, settings=ONE_DEATH, clock=utc_now, metrics=Metrics())
+    converter.start()
+    until(lambda: converter.warm)
+    (process,) = set(tensorflow_processes()) - others
+    process.suspend()
+    request(database, operator())
+    wait_for(database, ModelState.CONVERTING)
+    process.kill()
+    assert wait_for(database, ModelState.FAILED).error == "the converter died on this model, deaths: 1"
+    converter.stop()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 def tensorflow_processes() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
 
@@ -106,6 +146,18 @@ def test_stopping_gives_a_conversion_under_way_back(database: Database, operator
     converter.start()
     request(database, operator())
     wait_for(database, ModelState.CONVERTING)  # TensorFlow is still being imported
+    converter.stop()
+    wait_for(database, ModelState.PENDING)
+
+
+@whatever_the_database
+def test_stopping_gives_a_conversion_back_that_had_not_begun(database: Database, operator: Make) -> None:
+    converter = Converter(database, settings=Settings(), clock=utc_now, metrics=Metrics())
+    for _ in range(3):  # one runs and two wait for the process, the next one for the pool
+        converter._pool.submit(time.sleep, PATIENCE_S)
+    converter.start()
+    request(database, operator())
+    wait_for(database, ModelState.CONVERTING)
     converter.stop()
     wait_for(database, ModelState.PENDING)
 

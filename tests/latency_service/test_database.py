@@ -187,6 +187,11 @@ def test_a_password_is_not_shown() -> None:
     assert Database("postgresql://me:secret@host/db").url == "postgresql+psycopg://me:***@host/db"
 
 
+def test_a_password_from_elsewhere_is_used_where_the_url_has_none() -> None:
+    assert Database("postgresql://me@host/db", password="secret").engine.url.password == "secret"
+    assert Database("postgresql://me:own@host/db", password="secret").engine.url.password == "own"
+
+
 def test_postgresql_waits_for_nobody_for_ever(postgresql: PostgresqlServer) -> None:
     with postgresql.database() as url:
         database = Database(url)

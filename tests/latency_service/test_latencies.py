@@ -40,8 +40,8 @@ class Laboratory:
                 content = conversion.subject_id.encode()
                 conversion_queue.store(session, conversion, content=content, conversion_s=0.1)
 
-    def ask(self, *operators: IBConv, queue_missing: bool = False) -> list[LatencyEntry]:
-        query = LatencyQuery(device="Pixel 3", subjects=operators, queue_missing=queue_missing)
+    def ask(self, *operators: IBConv, queue_missing: bool = False, **options: Any) -> list[LatencyEntry]:
+        query = LatencyQuery(device="Pixel 3", subjects=operators, queue_missing=queue_missing, **options)
         with self.database.writing() as session:
             model, protocol = devices.resolve(session, query.device, protocol_id=None)
             entries = latencies.look_up(session, operators, device_model=model, protocol=protocol)
@@ -64,7 +64,9 @@ class Laboratory:
 
     def accept(self, lease: Lease, *outcomes: Measured | Failed) -> int:
         with self.database.writing() as session:
-            return latencies.accept(session, lease.token, LeaseReport(outcomes=outcomes), now=self.clock())
+            return latencies.accept(
+                session, lease.token, LeaseReport(outcomes=outcomes), settings=SETTINGS, now=self.clock()
+            )
 
     def stored(self) -> int:
         with self.database.reading() as session:
@@ -99,6 +101,26 @@ def test_an_unmeasured_operator_is_missing_and_has_no_number(laboratory: Laborat
     (entry,) = laboratory.ask(operator())
     assert (entry.status, entry.latency, entry.error) == (LatencyStatus.MISSING, None, None)
     assert laboratory.lease() is None
+
+
+def test_what_is_measured_already_is_measured_again_only_where_that_is_asked_for_and_last(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement
+) -> None:
+    known, new = operator(height=1), operator(height=2)
+    laboratory.ask(known, queue_missing=True)
+    lease = laboratory.leased()
+    laboratory.accept(lease, result(lease, measurement))
+    laboratory.ask(known, queue_missing=True)
+    assert laboratory.lease() is None
+    (entry,) = laboratory.ask(known, queue_missing=True, measure_again=True, purpose=Purpose.REFINEMENT)
+    assert entry.status == LatencyStatus.MEASURED
+    laboratory.ask(new, queue_missing=True)
+    lease = laboratory.leased()
+    assert [job.subject.id for job in lease.jobs] == [new.id, known.id]
+    laboratory.accept(lease, result(lease, measurement, 2.0, 2.1, 2.2, 2.3, 2.4, 2.5, job=1))
+    (entry,) = laboratory.ask(known)
+    assert entry.latency is not None
+    assert entry.latency.latency_ms == 2.0
 
 
 def test_an_operator_goes_from_queued_over_leased_to_measured(

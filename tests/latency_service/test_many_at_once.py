@@ -97,7 +97,10 @@ class Service:
 
     def accept(self, lease: Lease, *outcomes: Measured | Failed) -> None:
         with self.database.writing() as session:
-            latencies.accept(session, lease.token, LeaseReport(outcomes=outcomes), now=self.clock())
+            self.accept_in(session, lease, *outcomes)
+
+    def accept_in(self, session: Session, lease: Lease, *outcomes: Measured | Failed) -> None:
+        latencies.accept(session, lease.token, LeaseReport(outcomes=outcomes), settings=SETTINGS, now=self.clock())
 
     def publish(self, session: Session) -> Table:
         model, protocol = devices.resolve(session, "Pixel 3", protocol_id=None)
@@ -163,8 +166,7 @@ def test_the_model_of_a_subject_that_is_being_asked_for_is_not_dropped(
     service.convert_all()
     lease = service.leased()
     with database.writing() as session:
-        outcome = Failed(job_id=lease.jobs[0].job_id, error="the runner was ended")
-        latencies.accept(session, lease.token, LeaseReport(outcomes=(outcome,)), now=service.clock())
+        service.accept_in(session, lease, Failed(job_id=lease.jobs[0].job_id, error="the runner was ended"))
     later = service.clock() + timedelta(days=1)
     with overtaken(database, lambda: retention.drop_models(database, before=later)) as (session, rival):
         service.ask_in(session, LatencyQuery(device="Pixel 3", subjects=(operator(),), queue_missing=True))
@@ -219,7 +221,7 @@ def test_a_late_report_and_a_claim_of_the_same_job_exclude_each_other(
     late = service.leased("A1")
     service.clock.advance(SETTINGS.lease_s + 1)
     with database.writing() as session:  # the report first: its job is passed over
-        latencies.accept(session, late.token, LeaseReport(outcomes=tuple(service.measured(late))), now=service.clock())
+        service.accept_in(session, late, *service.measured(late))
         assert service.lease("A2") is None
     service.ask(operator(height=3))
     service.convert_all()
@@ -241,9 +243,7 @@ def test_a_question_waits_for_a_report_and_does_not_have_it_measured_again(
     service.convert_all()
     lease = service.leased()
     with overtaken(database, lambda: service.ask(operator())) as (session, rival):
-        latencies.accept(
-            session, lease.token, LeaseReport(outcomes=tuple(service.measured(lease))), now=service.clock()
-        )
+        service.accept_in(session, lease, *service.measured(lease))
         session.flush()
         answer = rival()
     assert [entry.status for entry in answer.result()] == [LatencyStatus.MEASURED]

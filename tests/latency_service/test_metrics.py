@@ -137,7 +137,7 @@ def test_requests_are_counted_by_route_and_conversions_by_result(
     ask(connection, phone, operator(height=5, width=7), queue_missing=True)
     lease(connection, phone)
     http.get("/v1/no/such/path")
-    http.request("BREW", "/v1/no/such/path")
+    http.request("PROPFIND", "/v1/no/such/path")
     answer = http.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     found = samples(answer.text)

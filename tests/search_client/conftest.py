@@ -6,6 +6,7 @@ The searches were never run; the real writers wrote them.
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sklearn.datasets import load_sample_images
 
 from latency_contract.connection import ServiceConnection
 from latency_contract.devices import Device, DeviceReport
-from latency_contract.jobs import Failed, Lease, LeaseReport, LeaseRequest, Measured
+from latency_contract.jobs import Failed, LeasedJob, Measured
 from latency_contract.measurements import Measurement
 from latency_contract.operators import IBConv
 from search_client.analyses import StandAlone
@@ -29,6 +30,7 @@ from search_client.run_directory import GenerationRecord, RunDirectory, save_epo
 from search_client.search_problem import Evaluated
 from search_client.spaces import SearchSpace
 from search_client.training import EpochRecord
+from tests.agents import answer_lease
 
 TINY = str(Path(__file__).parent / "tiny.toml")
 EVALUATED = 40  # architectures a stage
@@ -96,25 +98,19 @@ def agent(service_url: str, phone: str, measurement: Callable[..., Measurement])
     over = threading.Event()
     threads: list[threading.Thread] = []
 
+    def outcome(answer: Callable[[IBConv], float | str], job: LeasedJob) -> Measured | Failed:
+        assert isinstance(job.subject, IBConv)
+        ms = answer(job.subject)
+        if isinstance(ms, str):
+            return Failed(job_id=job.job_id, error=ms)
+        medians = [ms * (1 + n / 1000) for n in range(6)]
+        made = measurement(job.subject.id, medians, model_sha256=job.model_sha256, serial=phone)
+        return Measured(job_id=job.job_id, measurement=made)
+
     def serve(answer: Callable[[IBConv], float | str]) -> None:
         with ServiceConnection(service_url) as connection:
             while not over.wait(0.02):
-                response = connection.request("POST", "/v1/leases", body=LeaseRequest(serial=phone, max_jobs=64))
-                if response.status_code == 204:
-                    continue
-                lease = Lease.model_validate_json(response.content)
-                outcomes: list[Measured | Failed] = []
-                for job in lease.jobs:
-                    assert isinstance(job.subject, IBConv)
-                    ms = answer(job.subject)
-                    if isinstance(ms, str):
-                        outcomes.append(Failed(job_id=job.job_id, error=ms))
-                        continue
-                    medians = [ms * (1 + n / 1000) for n in range(6)]
-                    made = measurement(job.subject.id, medians, model_sha256=job.model_sha256, serial=phone)
-                    outcomes.append(Measured(job_id=job.job_id, measurement=made))
-                report = LeaseReport(outcomes=tuple(outcomes))
-                connection.request("POST", f"/v1/leases/{lease.token}/report", body=report)
+                answer_lease(connection, phone, partial(outcome, answer))
 
     def start(answer: Callable[[IBConv], float | str]) -> None:
         thread = threading.Thread(target=serve, args=(answer,))

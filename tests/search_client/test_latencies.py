@@ -1,5 +1,6 @@
 """The client's questions to a live service; the device's answers are given by hand."""
 
+import re
 import time
 from collections.abc import Callable
 
@@ -47,6 +48,28 @@ def test_without_an_agent_it_is_said_after_a_moment(
     monkeypatch.setattr(LatencyService, "_ask", _as_if_no_agent(LatencyService._ask))
     with pytest.raises(NoAgent, match=r"no agent is at work there. Start `padnas-agent run`, or use --wait"):
         service.measured([operator()], purpose=Purpose.SEARCH, on_progress=lambda _: None)
+
+
+def test_while_devices_are_at_work_and_none_measures_it_is_said_why(
+    connection: ServiceConnection, phone: str, operator: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that there is rests after a fault; once it has been said twice, the operator is asked for no more."""
+    monkeypatch.setattr(latencies, "SAY_AGAIN_S", 0.1)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == 2:
+            raise TimeoutError
+
+    service = LatencyService(connection, device=phone, client=phone, say=say)
+    connection.request("POST", f"/v1/devices/{phone}/faults", json={"fault": "the cable is out"})
+    with pytest.raises(TimeoutError):
+        service.measured([operator()], purpose=Purpose.SEARCH, on_progress=lambda _: None)
+    service.release()
+    assert re.fullmatch(
+        rf"waiting for 1 latencies of {phone}: {phone} rests for \d s after a fault: the cable .*", said[1]
+    )
 
 
 def test_a_search_without_an_agent_is_ended_before_it_trains(

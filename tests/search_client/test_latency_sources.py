@@ -1,12 +1,15 @@
 """What a search asks of a service and of a file."""
 
 import json
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from latency_contract.operators import IBConv
+from latency_contract.tables import Table
 from search_client.config import resolve
 from search_client.errors import AnotherSearch, ProtocolChanged
 from search_client.imported_tables import ImportedTable
@@ -43,6 +46,39 @@ def test_a_service_has_a_table_once_everything_is_measured(
     assert {entry.latency_ms for entry in table.entries} == {1.0, 2.0}
     assert source.table_if_complete(operators) == table
     source.must_agree_with(table)
+
+
+def test_what_is_measured_is_measured_again_and_the_newest_counts(
+    source: MeasuredLatencies, agent: Agent, operator: Callable[..., IBConv]
+) -> None:
+    operators, times = [operator(height=1), operator(height=2)], Counter[int]()
+
+    def slower_each_time(subject: IBConv) -> float:
+        times[subject.height] += 1
+        return float(times[subject.height])
+
+    agent(slower_each_time)
+    source.request(operators)
+    first = source.complete_table(operators)
+    assert isinstance(first, Table)
+    source.refine(operators[:1])
+    deadline = time.monotonic() + 60
+    while (newest := source.newest_table(first, operators)) == first:
+        assert time.monotonic() < deadline, "not measured again"
+        time.sleep(0.02)
+    assert isinstance(newest, Table)
+    assert newest.version == first.version + 1
+    assert [newest.by_subject[one.id].latency_ms for one in operators] == [2.0, 1.0]
+
+
+def test_where_the_newest_table_lacks_something_the_last_one_stands(
+    source: MeasuredLatencies, agent: Agent, operator: Callable[..., IBConv]
+) -> None:
+    agent(lambda _: 1.0)
+    source.request([operator(height=1)])
+    source.complete_table([operator(height=1)])
+    last = table_of(TINY, lambda _: 1.0)
+    assert source.newest_table(last, [operator(height=2)]) is last
 
 
 def test_a_search_that_began_with_another_table_does_not_measure_its_finals(

@@ -42,3 +42,8 @@ def test_each_latency_target_gets_the_most_accurate_that_meets_it() -> None:
     found = [evaluated("a", 1.0, 0.7), evaluated("b", 2.0, 0.9), evaluated("c", 2.5, 0.8), evaluated("d", 1.5, 0.9)]
     best = best_under_targets(found, [3.0, 1.2, 0.5])
     assert {target_ms: item.architecture[0] for target_ms, item in best.items()} == {1.2: "a", 3.0: "d"}
+
+
+def test_with_a_confidence_a_target_is_met_by_what_stays_below_it_with_that_probability() -> None:
+    found = [Evaluated(("a",), 1.0, 0.9, 0, at_most_ms=1.3), Evaluated(("b",), 0.9, 0.8, 0, at_most_ms=1.1)]
+    assert best_under_targets(found, [1.2])[1.2].architecture == ("b",)

@@ -42,15 +42,31 @@ def final(*measured: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_row_says_how_far_the_prediction_was_off() -> None:
-    (row,) = report.rows(final(latency(0.98)))
-    assert (row.predicted, row.measured, row.difference) == ("1.000 ±0.010", "0.980 ±0.010", "+2.0%")
+    (row,) = report.rows(final(latency(0.995)))
+    assert (row.predicted, row.measured, row.difference) == ("1.000 ±0.010", "0.995 ±0.010", "+0.5%")
     assert (row.macs, row.parameters, row.note) == ("8.08 M", "0.152 M", "")
 
 
 def test_a_latency_out_of_bounds_is_a_miss_even_if_the_prediction_was_inside() -> None:
-    inside, doubtful, missed = report.rows(final(latency(1.05), latency(1.105), latency(1.2)))
+    inside, doubtful, missed = report.rows(final(latency(1.005), latency(1.105), latency(1.2)))
     assert (inside.within_bounds, doubtful.within_bounds, missed.within_bounds) == (True, True, False)
-    assert missed.note == "out of bounds"
+    assert (inside.missed, missed.missed, missed.note) == (False, True, "out of bounds, missed")
+
+
+def test_a_latency_outside_the_predictions_interval_is_a_miss_in_words_too() -> None:
+    """The interval is whatever made the prediction; one without an interval expects everything."""
+    run = final(latency(1.005), latency(1.05), latency(0.98), latency(1.05))
+    run["architectures"][3]["predicted_latency"] |= {"low_ms": None, "high_ms": None}
+    assert [(row.missed, row.note) for row in report.rows(run)] == [
+        (False, ""),
+        (True, "missed"),
+        (True, "missed"),
+        (False, ""),
+    ]
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(report.terminal_table(run))
+    assert "missed: measured outside the prediction's interval" in " ".join(capture.get().split())
 
 
 def test_published_accuracies_are_called_so_and_have_no_second_number(make_run: Callable[..., Path]) -> None:
@@ -71,7 +87,7 @@ def test_published_accuracies_are_called_so_and_have_no_second_number(make_run: 
 
 def test_an_unsteady_measurement_is_said_to_be_one() -> None:
     (row,) = report.rows(final(latency(1.3, "unsteady")))
-    assert row.note == "unsteady, out of bounds"
+    assert row.note == "unsteady, out of bounds, missed"
 
 
 def test_what_was_not_measured_is_said_and_not_made_up(make_run: Callable[..., Path]) -> None:
@@ -105,11 +121,18 @@ def test_the_page_flags_a_miss_and_escapes_what_it_is_given(make_run: Callable[.
     run = read_run(RunFiles(make_run("run", device_model="Pixel<script>", finals=2)))
     for one, value in zip(run.final["architectures"], (60.0, 75.0), strict=True):
         one["measured_latency"] = latency(value)
+        one["predicted_latency"] = latency(60.0)
     report.write(run)
     page = (run.path / "report.html").read_text()
-    assert page.count('class="missed"') == 1
+    assert page.count('<tr class="missed">') == 1
+    assert "measured outside the prediction's interval" in page
     assert "Pixel&lt;script&gt;" in page
     assert "Pixel<script>" not in page
+
+
+def test_a_report_names_the_copy_of_the_last_table(make_run: Callable[..., Path]) -> None:
+    for name, refine, copy in (("plain", 0, "in table.json"), ("refined", 4, "in stage-3/table.json")):
+        assert report.facts(read_run(RunFiles(make_run(name, refine=refine))))["latency table"].endswith(copy)
 
 
 def test_a_report_says_on_top_what_was_searched(make_run: Callable[..., Path]) -> None:

@@ -63,7 +63,8 @@ def test_a_prediction_from_latencies_without_intervals_has_none(space: SearchSpa
     (tmp_path / "t.csv").write_text("key,latency_ms\n" + "\n".join(lines))
     table = imported(tmp_path / "t.csv")
     choices = ("IBConv_K3_E1", "IBConv_K3_E1", "Identity", "Identity")
-    assert predict(space.network(choices), choices, table) == (8.0, None, None)
+    prediction = predict(space.network(choices), choices, table)
+    assert (prediction.latency_ms, prediction.low_ms, prediction.high_ms) == (8.0, None, None)
 
 
 def test_what_an_imported_table_lacks_is_named_with_what_to_do(space: SearchSpace, tmp_path: Path) -> None:
