@@ -80,6 +80,10 @@ def run(
     tcp: TcpOption = None,
     adb_key: AdbKeyOption = DEFAULT_KEY,
     max_jobs: Annotated[int, typer.Option(min=1, max=64, help="jobs of one lease, measured in turns")] = 16,
+    seconds: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=3600, help="to measure for each operator, instead of until its interval is narrow"),
+    ] = None,
     stop_with_input: Annotated[bool, typer.Option("--stop-with-input", help="stop when standard input ends")] = False,
 ) -> None:
     """Measure for a service until stopped. On SIGTERM or Ctrl-C, the lease is given back first.
@@ -100,6 +104,8 @@ def run(
                 options += ["--benchmark-binary", str(benchmark_binary)]
             if device_folder is not None:
                 options += ["--device-folder", device_folder]
+            if seconds is not None:
+                options += ["--seconds", str(seconds)]
             Farm(
                 command=lambda name: [*WORKER, "--device", name, *options, "--stop-with-input"],
                 find=ReadyDevices(tcp or [], keys=adb_key),
@@ -110,7 +116,7 @@ def run(
             ServiceConnection(service) as connection,
             _opened(device, adb_key, benchmark_binary, device_folder) as opened,
         ):
-            Agent(connection, opened, stop=stop, max_jobs=max_jobs).run()
+            Agent(connection, opened, stop=stop, max_jobs=max_jobs, budget_s=seconds).run()
 
 
 @app.command(epilog="Example: padnas-agent doctor --device adb:192.168.1.7:5555")

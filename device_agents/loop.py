@@ -25,8 +25,11 @@ from latency_contract.connection import (
 )
 from latency_contract.devices import Device, DeviceFaultReport, DeviceReport
 from latency_contract.jobs import MAX_REASON, CheckReport, DeviceCheck, Lease, LeaseRelease, LeaseReport, LeaseRequest
+from latency_contract.protocols import Protocol, StoppingRule
 
 log = logging.getLogger(__name__)
+
+MOST_ROUNDS = 240  # of a subject whose measuring a budget ends, ten times what a target allows
 
 LEASE_OR_CHECK: TypeAdapter[Lease | DeviceCheck] = TypeAdapter(Lease | DeviceCheck)
 LOOK_AFTER_S = 30.0  # a device without work is looked at so often, to say in time that it is gone
@@ -46,9 +49,17 @@ class AgentDevice(MeasuringDevice, Interface):
 
 class Agent:
     def __init__(
-        self, connection: ServiceConnection, device: AgentDevice, *, stop: threading.Event, max_jobs: int
+        self,
+        connection: ServiceConnection,
+        device: AgentDevice,
+        *,
+        stop: threading.Event,
+        max_jobs: int,
+        budget_s: float | None = None,
     ) -> None:
+        """`budget_s`: time to measure for each subject, in the place of the target of the device's protocol."""
         self._connection = connection
+        self._budget_s = budget_s
         self._device = device
         self._stop = stop
         self._max_jobs = max_jobs
@@ -82,7 +93,7 @@ class Agent:
             self._stop.wait(wait_s)
 
     def _report_device(self) -> None:
-        report = self._device.report
+        report = self._device.report if self._budget_s is None else _with_budget(self._device.report, self._budget_s)
         self._connection.ask("PUT", f"/v1/devices/{report.serial}", Device, body=report)
         log.info("measuring on %s (%s) for %s", report.model, report.serial, self._connection.base_url)
 
@@ -223,6 +234,12 @@ class Agent:
             self._connection.request("POST", f"/v1/leases/{lease.token}/release", body=release)
         except ServiceError as error:
             log.warning("the lease could not be given back: %s", error)
+
+
+def _with_budget(report: DeviceReport, budget_s: float) -> DeviceReport:
+    stopping = StoppingRule(budget_s=budget_s, max_rounds=MOST_ROUNDS)
+    protocol = Protocol.model_validate(dict(report.protocol) | {"stopping": stopping})
+    return DeviceReport.model_validate(dict(report) | {"protocol": protocol})
 
 
 def _suspects(lease: Lease, reason: Stopped | DeviceFault) -> tuple[int, ...]:

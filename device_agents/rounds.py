@@ -31,7 +31,7 @@ from latency_contract.measurements import (
     Round,
     estimate_of,
 )
-from latency_contract.protocols import Protocol
+from latency_contract.protocols import Protocol, StoppingRule
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def measure(
     device: MeasuringDevice,
     check: Callable[[], None],
     brackets: Brackets,
+    clock_s: Callable[[], float] = time.monotonic,
 ) -> Iterator[list[Outcome]]:
     """Run rounds until every job has an outcome; yields outcomes as they come.
 
@@ -104,8 +105,8 @@ def measure(
         DeviceFault: the device's, or the reference operator does not run; jobs without an outcome are unharmed.
     """
     lease = [_Progress(job, datetime.now(UTC)) for job in jobs]
-    pending = _judged(lease, protocol, _pooled(lease))
-    began, blocks_s = time.monotonic(), 0.0
+    pending = [(progress, protocol.stopping.min_rounds) for progress in lease]
+    began_s, blocks_s = clock_s(), 0.0
     fruitless = 0
     while pending:
         check()
@@ -139,10 +140,10 @@ def measure(
         if fruitless >= FRUITLESS:
             raise DeviceFault(f"The device finished no round in {FRUITLESS} attempts: {rejection or 'it was cut off'}.")
         pooled = _pooled(lease)
-        judged = _judged([p for p, _ in pending], protocol, pooled)
+        judged = _judged(lease, [p for p, _ in pending], protocol, pooled, spent_s=clock_s() - began_s)
         pending = [(p, rounds) for p, rounds in judged if rounds]
         yield [_outcome(p, protocol, pooled, device.identity) for p, rounds in judged if not rounds]
-    log.info("%d subjects in %.3f s, %.3f s of it inside blocks", len(jobs), time.monotonic() - began, blocks_s)
+    log.info("%d subjects in %.3f s, %.3f s of it inside blocks", len(jobs), clock_s() - began_s, blocks_s)
 
 
 def _pooled(lease: Sequence[_Progress]) -> Spread:
@@ -174,30 +175,64 @@ def check_rounds(
     raise DeviceFault(f"The device finished too few rounds in {FRUITLESS} attempts: {rejection}.")
 
 
-def _judged(lease: Sequence[_Progress], protocol: Protocol, pooled: Spread) -> list[tuple[_Progress, int]]:
-    """Each subject with the rounds that it still wants."""
-    return [(progress, _rounds_wanted(progress, protocol, pooled)) for progress in lease]
+def _judged(
+    lease: Sequence[_Progress], pending: Sequence[_Progress], protocol: Protocol, pooled: Spread, *, spent_s: float
+) -> list[tuple[_Progress, int]]:
+    """Each pending subject with the rounds that it still gets; 0: it is finished."""
+    rule = protocol.stopping
+    if rule.budget_s is None:
+        return [(progress, _towards_target(progress, rule, pooled)) for progress in pending]
+    made = sum(len(progress.rounds) + len(progress.rejected) for progress in lease)
+    affordable = int((rule.budget_s * len(lease) / spent_s - 1) * made)
+    return list(zip(pending, _to_the_widest(pending, rule, pooled, affordable), strict=True))
 
 
-def _rounds_wanted(progress: _Progress, protocol: Protocol, pooled: Spread) -> int:
+def _to_the_widest(pending: Sequence[_Progress], rule: StoppingRule, pooled: Spread, affordable: int) -> list[int]:
+    """Rounds for each: those that it lacks of the fewest, and of the affordable ones each to the interval that would be
+    widest by then, as a floor's half-width falls as 1/n at best. None beyond the cap."""
+    more = [_lacking(progress, rule) for progress in pending]
+    widths = {i: _width(progress, rule, pooled) for i, progress in enumerate(pending) if _may_stop(progress, rule)}
+
+    def expected(i: int) -> float:
+        done = len(pending[i].rounds)
+        return widths[i] * done / (done + more[i])
+
+    for _ in range(affordable - sum(more)):
+        able = [i for i in widths if len(pending[i].rounds) + more[i] < rule.max_rounds]
+        if not able:
+            break
+        more[max(able, key=expected)] += 1
+    return more
+
+
+def _towards_target(progress: _Progress, rule: StoppingRule, pooled: Spread) -> int:
     """How many more: 0 inside the target after `min_rounds`, at the cap, or where the device refuses the model.
 
     In between, as many as would bring the interval inside the target if rounds go on as before (a floor's half-width
     falls as 1/n at best), but at most as many again, since that is a guess. So the widest interval gets the most
     rounds, and a device over ADB, which pays for every time it is asked, is asked seldom.
     """
-    if progress.refusal is not None:
-        return 0
-    rule = protocol.stopping
-    done = len(progress.rounds)
-    if done < rule.min_rounds:
-        return rule.min_rounds - done
-    estimate = estimate_of(tuple(progress.rounds), pooled=pooled, confidence=rule.confidence)
-    width = estimate.relative_half_width
+    if not _may_stop(progress, rule):
+        return _lacking(progress, rule)
+    done, width = len(progress.rounds), _width(progress, rule, pooled)
     if width <= rule.target or done >= rule.max_rounds:
         return 0
     promising = max(math.ceil(done * width / rule.target) - done, 1)
     return min(promising, done, rule.max_rounds - done)
+
+
+def _lacking(progress: _Progress, rule: StoppingRule) -> int:
+    """Rounds that it has to have, whatever they say."""
+    return 0 if progress.refusal is not None else max(rule.min_rounds - len(progress.rounds), 0)
+
+
+def _may_stop(progress: _Progress, rule: StoppingRule) -> bool:
+    """Whether it has an interval that may be looked at."""
+    return progress.refusal is None and len(progress.rounds) >= rule.min_rounds
+
+
+def _width(progress: _Progress, rule: StoppingRule, pooled: Spread) -> float:
+    return estimate_of(tuple(progress.rounds), pooled=pooled, confidence=rule.confidence).relative_half_width
 
 
 def _round(visit: Visit) -> Round:

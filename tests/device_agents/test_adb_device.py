@@ -289,12 +289,9 @@ def test_a_reboot_names_the_model_that_ran(
         (tmp_path / "boot_id").write_text("second-boot\n")
         board.start()
 
+    endless = plan(models[1], slow, block_ms=60_000.0, reference_block_ms=0.01, max_runs=10_000)
     with pytest.raises(DeviceRebooted) as fault:
-        run(
-            device,
-            plan(models[1], slow, rounds=60, block_ms=500.0, reference_block_ms=0.01),
-            During(tmp_path, reboot),
-        )
+        run(device, endless, During(tmp_path, reboot, after='"started", 0'))
     assert fault.value.suspect == slow
     assert len(run(device, plan(models[0]))) == 1
 

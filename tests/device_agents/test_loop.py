@@ -13,7 +13,7 @@ import pytest
 
 from device_agents import loop
 from device_agents.errors import DeviceFault, DeviceRebooted, SubjectFault
-from device_agents.loop import Agent
+from device_agents.loop import MOST_ROUNDS, Agent
 from latency_contract.connection import NotAllowed, ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
 from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest
@@ -72,6 +72,7 @@ class Bench:
         self.damage_next_model = False
         self.say_that_results_are_of: str | None = None
         self.thread: threading.Thread | None = None
+        self.budget_s: float | None = None
 
     def start(self, behave: Callable[[Path], float]) -> ScriptedDevice:
         device = ScriptedDevice(behave, report=self.report)
@@ -82,7 +83,7 @@ class Bench:
 
     def _run(self, device: ScriptedDevice) -> None:
         with Overheard(self.url, self) as connection:
-            Agent(connection, device, stop=self.stop, max_jobs=16).run()
+            Agent(connection, device, stop=self.stop, max_jobs=16, budget_s=self.budget_s).run()
 
     def device(self) -> Device:
         return self.connection.ask("GET", f"/v1/devices/{self.report.serial}", Device)
@@ -134,6 +135,17 @@ def test_what_is_queued_is_measured_and_reported(bench: Bench, operator: Make) -
     latency = bench.ask(operator(height=1))[0].latency
     assert latency is not None
     assert (latency.latency_ms, latency.rounds) == (2.0, 6)
+
+
+def test_a_budget_of_time_is_part_of_the_protocol(bench: Bench, operator: Make) -> None:
+    bench.budget_s = 3600.0
+    bench.start(lambda _: 2.0)
+    assert bench.device().protocol.stopping.budget_s == 3600
+    bench.queue(operator())
+    bench.wait_for(lambda: bench.ask(operator())[0].status == LatencyStatus.MEASURED, "not measured")
+    latency = bench.ask(operator())[0].latency
+    assert latency is not None
+    assert latency.rounds == MOST_ROUNDS
 
 
 def test_a_file_that_was_given_is_measured_as_it_is(bench: Bench) -> None:

@@ -1,7 +1,7 @@
 """The order of rounds and the stopping rule, on a device whose readings are scripted."""
 
 from collections.abc import Callable, Iterator
-from itertools import chain, repeat
+from itertools import chain, cycle, repeat
 from pathlib import Path
 
 import pytest
@@ -57,11 +57,18 @@ def run(
     count: int = 1,
     check: Callable[[], None] = lambda: None,
     brackets: Brackets | None = None,
+    protocol: Protocol = PROTOCOL,
 ) -> dict[int, Outcome]:
     leased, models = jobs(operator, count)
-    brackets = Brackets() if brackets is None else brackets
     turns = measure(
-        leased, protocol=PROTOCOL, models=models, reference=REFERENCE, device=device, check=check, brackets=brackets
+        leased,
+        protocol=protocol,
+        models=models,
+        reference=REFERENCE,
+        device=device,
+        check=check,
+        brackets=Brackets() if brackets is None else brackets,
+        clock_s=lambda: float(len(device.ran)),  # a block takes a second
     )
     return {outcome.job_id: outcome for outcome in chain.from_iterable(turns)}
 
@@ -106,6 +113,35 @@ def test_a_finished_subject_leaves_the_turns_to_the_others(operator: Make) -> No
     outcomes = run(device, operator, count=2)
     assert (device.ran.count("a"), device.ran.count("b")) == (5, 8)
     assert len(outcomes) == 2
+
+
+def within(budget_s: float, *, max_rounds: int = 100) -> Protocol:
+    stopping = StoppingRule(target=0.02, min_rounds=5, max_rounds=max_rounds, budget_s=budget_s)
+    return Protocol.model_validate(dict(PROTOCOL) | {"stopping": stopping})
+
+
+def test_a_budget_goes_to_the_widest_intervals(operator: Make) -> None:
+    device = scripted(a=cycle([1.0, 1.01, 1.02]), b=cycle([1.0, 1.2, 1.4]), c=repeat(1.0))
+    outcomes = run(device, operator, count=3, protocol=within(30))
+    a, b, c = (len(measured(outcomes[job_id]).measurement.rounds) for job_id in (1, 2, 3))
+    assert b > a >= c == 5
+    assert 75 <= len(device.ran) <= 90  # of 3 * 30 s
+
+
+def test_a_budget_is_not_ended_by_the_target(operator: Make) -> None:
+    outcome = measured(run(scripted(a=repeat(1.0)), operator, protocol=within(40))[1]).measurement
+    assert outcome.verdict == Verdict.STEADY
+    assert 15 <= len(outcome.rounds) <= 20  # two blocks a second each
+
+
+def test_a_budget_that_is_too_small_gives_the_fewest_rounds(operator: Make) -> None:
+    outcome = measured(run(scripted(a=cycle([1.0, 1.5])), operator, protocol=within(1))[1]).measurement
+    assert (outcome.verdict, len(outcome.rounds)) == (Verdict.UNSTEADY, 5)
+
+
+def test_a_large_budget_ends_at_the_cap(operator: Make) -> None:
+    outcome = measured(run(scripted(a=repeat(1.0)), operator, protocol=within(1000, max_rounds=30))[1]).measurement
+    assert len(outcome.rounds) == 30
 
 
 def test_every_round_keeps_its_samples_and_its_reference_readings(operator: Make) -> None:
