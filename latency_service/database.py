@@ -64,8 +64,12 @@ class Database:
             yield session
 
     def migrate(self) -> None:
-        """Bring the schema to this program's, from nothing or from an older one. Who comes second finds it done."""
-        with self._writing_engine.connect() as connection:
+        """Bring the schema to this program's, from nothing or from an older one. Who comes second finds it done.
+
+        In one transaction, which is begun here: Alembic would have one for each step on SQLite, and who came second
+        would go on where it found the first one.
+        """
+        with self._writing_engine.begin() as connection:
             if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                 connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
@@ -73,7 +77,6 @@ class Database:
             config = alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-            connection.commit()
 
     def is_empty(self) -> bool:
         return not inspect(self.engine).get_table_names()

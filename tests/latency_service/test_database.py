@@ -10,7 +10,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, select, text
+from sqlalchemy import event, inspect, select, text
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from benchmarks.postgresql import PostgresqlServer, running_server
@@ -227,6 +227,15 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     else:
         with request.getfixturevalue("postgresql").database(template="template1") as url:
             yield url
+
+
+def test_all_steps_of_a_migration_are_one_transaction(empty_url: str) -> None:
+    """Else who comes second may find the first steps alone, and begin in the middle of another one's migration."""
+    database, commits = Database(empty_url), list[object]()
+    event.listen(database.engine, "commit", commits.append)
+    database.migrate()
+    assert len(commits) == 1
+    database.dispose()
 
 
 def test_services_that_start_at_once_on_an_empty_database_do_not_collide(empty_url: str) -> None:
