@@ -21,6 +21,7 @@ import schemathesis
 from schemathesis import APIOperation, Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import Failure, FailureGroup
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_headers_conformance,
@@ -55,6 +56,8 @@ KNOWN: dict[str, Any] = {
     "sha256": filled_farm.MODEL_SHA256,
     "measurement_id": 1,
 }
+Operation = APIOperation[Any, Any, Any, Any]
+AnyCase = Case[Any]
 STALE, MISSING = "stale", "missing"
 BEARERS = (*Role, STALE, MISSING)
 
@@ -110,7 +113,10 @@ def fuzz(address: str, secrets: dict[str, str | None], *, cases: int) -> tuple[i
     """At least so many requests, spread over operations and tokens."""
     document = schemathesis.openapi.from_url(f"{address}/openapi.json")
     document.config.generation.update(with_security_parameters=False)  # tokens are not drawn
-    operations = [result.ok() for result in document.get_all_operations()]
+    operations = list[Operation]()
+    for read in document.get_all_operations():
+        assert isinstance(read, Ok), "the document is sound"
+        operations.append(read.ok())
     each = -(-cases // (len(operations) * len(secrets)))
     failures: list[str] = []
     sent = 0
@@ -124,7 +130,7 @@ def fuzz(address: str, secrets: dict[str, str | None], *, cases: int) -> tuple[i
     return sent, failures
 
 
-def _cases(operation: APIOperation, number: int) -> list[Case]:
+def _cases(operation: Operation, number: int) -> list[AnyCase]:
     """So many, of both kinds where the operation takes anything that could be wrong."""
     takes_anything = operation.body or operation.path_parameters or operation.query
     wrong = _drawn(operation, GenerationMode.NEGATIVE, number // 2) if takes_anything else []
@@ -134,9 +140,9 @@ def _cases(operation: APIOperation, number: int) -> list[Case]:
     return fitting + wrong
 
 
-def _drawn(operation: APIOperation, mode: GenerationMode, number: int) -> list[Case]:
+def _drawn(operation: Operation, mode: GenerationMode, number: int) -> list[AnyCase]:
     """So many; the first again and again where there are fewer different ones; none where nothing is of that kind."""
-    drawn: list[Case] = []
+    drawn: list[AnyCase] = []
 
     @hypothesis.seed(SEED)
     @hypothesis.settings(
@@ -147,7 +153,7 @@ def _drawn(operation: APIOperation, mode: GenerationMode, number: int) -> list[C
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
-    def draw(case: Case) -> None:
+    def draw(case: AnyCase) -> None:
         drawn.append(case)
 
     with suppress(hypothesis.errors.Unsatisfiable):  # any text is a name
@@ -155,13 +161,13 @@ def _drawn(operation: APIOperation, mode: GenerationMode, number: int) -> list[C
     return list(islice(cycle(drawn), number))
 
 
-def _name_what_exists(case: Case) -> None:
+def _name_what_exists(case: AnyCase) -> None:
     for part in (case.path_parameters, case.body):
         if isinstance(part, dict):
             part.update({name: value for name, value in KNOWN.items() if name in part})
 
 
-def _failure(case: Case, bearer: str, secret: str | None) -> str | None:
+def _failure(case: AnyCase, bearer: str, secret: str | None) -> str | None:
     """What is wrong with the answer to a case; None where it is right."""
     where = f"{case.method} {case.operation.path} with token '{bearer}'"
     headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}

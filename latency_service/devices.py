@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from random import Random
+from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -68,39 +69,38 @@ def resolve(session: Session, name: str, *, protocol_id: str | None) -> tuple[st
         UnknownDevice: no unit of that name has ever reported.
         UnknownProtocol: no unit has ever measured under that protocol.
     """
-    rows = everyone(session)
-    matches = [row for row in rows if name in (row.model, row.serial)]
-    matches = matches or [row for row in rows if name.casefold() == row.model.casefold()]
-    if not matches:
-        models = sorted({row.model for row in rows})
-        raise UnknownDevice(
-            f"There is no device '{name}'. "
-            + (
-                f"Known device models: {', '.join(models)}."
-                if models
-                else "No agent has reported one; start `padnas-agent run`."
-            )
+    last_seen = select(DeviceRow.model, DeviceRow.protocol_id).order_by(DeviceRow.last_seen_at.desc()).limit(1)
+    exactly = or_(DeviceRow.model == name, DeviceRow.serial == name)
+    in_any_case = func.lower(DeviceRow.model) == name.lower()
+    for meant in () if "\0" in name else (exactly, in_any_case):  # PostgreSQL knows no such text
+        if found := session.execute(last_seen.where(meant)).first():
+            return found.model, protocol_row(session, protocol_id or found.protocol_id)
+    models = session.scalars(select(DeviceRow.model).distinct().order_by(DeviceRow.model)).all()
+    raise UnknownDevice(
+        f"There is no device '{name}'. "
+        + (
+            f"Known device models: {', '.join(models)}."
+            if models
+            else "No agent has reported one; start `padnas-agent run`."
         )
-    return matches[0].model, protocol_row(session, protocol_id or matches[0].protocol_id)
+    )
 
 
-def at_work(session: Session, *, device_model: str, protocol_id: str, settings: Settings, now: datetime) -> bool:
-    """Whether any unit measures this model under this protocol at present."""
-    alive = _alive(device_model=device_model, protocol_id=protocol_id, settings=settings, now=now)
-    return session.scalar(select(DeviceRow.serial).where(*alive).limit(1)) is not None
+class AtWork(NamedTuple):
+    """Of the units of one table."""
+
+    alive: bool  # the agent of any
+    standstill: str | None  # where one is: why none of them measures
 
 
-def standstill(
-    session: Session, *, device_model: str, protocol_id: str, settings: Settings, now: datetime
-) -> str | None:
-    """Why no unit of a table measures although agents are at work; None where one does, or no agent is."""
+def at_work(session: Session, *, device_model: str, protocol_id: str, settings: Settings, now: datetime) -> AtWork:
     alive = _alive(device_model=device_model, protocol_id=protocol_id, settings=settings, now=now)
     rested = or_(DeviceRow.blocked_until.is_(None), DeviceRow.blocked_until <= now)
     measures = select(DeviceRow.serial).where(*alive, DeviceRow.quarantine.is_(None), rested)
     if session.scalar(measures.limit(1)) is not None:
-        return None
-    rows = session.scalars(select(DeviceRow).where(*alive).order_by(DeviceRow.serial))
-    return "; ".join(_why_idle(row, now) for row in rows) or None
+        return AtWork(alive=True, standstill=None)
+    rows = session.scalars(select(DeviceRow).where(*alive).order_by(DeviceRow.serial)).all()
+    return AtWork(alive=bool(rows), standstill="; ".join(_why_idle(row, now) for row in rows) or None)
 
 
 def _why_idle(row: DeviceRow, now: datetime) -> str:

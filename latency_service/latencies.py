@@ -1,10 +1,10 @@
 """Answering "how long does this operator take there?", and taking in what devices measured."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import Row, func, insert, select
 from sqlalchemy.orm import Session
 
 from latency_contract.jobs import Failed, JobState, Lease, LeasedJob, LeaseReport
@@ -20,6 +20,19 @@ from latency_service.models import DeviceRow, JobRow, MeasurementRow, ProtocolRo
 from latency_service.settings import Settings
 from latency_service.subjects import load_protocol, load_subjects, protocol_row, store_subjects
 
+AnyRow = Row[*tuple[Any, ...]]
+LATENCY = (
+    MeasurementRow.id,
+    MeasurementRow.latency_ms,
+    MeasurementRow.low_ms,
+    MeasurementRow.high_ms,
+    MeasurementRow.confidence,
+    MeasurementRow.verdict,
+    MeasurementRow.rounds,
+    MeasurementRow.device_serial,
+    MeasurementRow.measured_at,
+)
+
 
 def look_up(
     session: Session,
@@ -29,25 +42,49 @@ def look_up(
     protocol: ProtocolRow,
 ) -> list[LatencyEntry]:
     """What is known of each subject, in the order asked. The newest measurement by a unit that was as usual counts."""
-    ids = list({subject.id for subject in subjects})
-    last_job = (
+    ids = {subject.id for subject in subjects}
+    latencies = _newest_latencies(session, ids, device_model=device_model, protocol=protocol)
+    jobs: dict[str, AnyRow] = {}
+    if missing := ids - latencies.keys():
+        jobs = _last_jobs(session, missing, device_model=device_model, protocol=protocol)
+        # Of a job that has ended between the two questions, the result must be seen.
+        latencies |= _newest_latencies(session, missing, device_model=device_model, protocol=protocol)
+    return [_entry(subject, latencies.get(subject.id), jobs.get(subject.id)) for subject in subjects]
+
+
+def _newest_latencies(
+    session: Session, subject_ids: Collection[str], *, device_model: str, protocol: ProtocolRow
+) -> dict[str, Latency]:
+    newest = (
+        select(func.max(MeasurementRow.id))
+        .where(
+            MeasurementRow.device_model == device_model,
+            MeasurementRow.protocol_id == protocol.id,
+            MeasurementRow.subject_id.in_(subject_ids),
+            MeasurementRow.drifted.is_(False),
+        )
+        .group_by(MeasurementRow.subject_id)
+    )
+    # Not whole rows: their documents hold every sample.
+    measured = session.execute(select(MeasurementRow.subject_id, *LATENCY).where(MeasurementRow.id.in_(newest)))
+    return {row.subject_id: latency_of(row) for row in measured}
+
+
+def _last_jobs(
+    session: Session, subject_ids: Collection[str], *, device_model: str, protocol: ProtocolRow
+) -> dict[str, AnyRow]:
+    """State and error by subject."""
+    last = (
         select(func.max(JobRow.id))
-        .where(JobRow.device_model == device_model, JobRow.protocol_id == protocol.id, JobRow.subject_id.in_(ids))
+        .where(
+            JobRow.device_model == device_model,
+            JobRow.protocol_id == protocol.id,
+            JobRow.subject_id.in_(subject_ids),
+        )
         .group_by(JobRow.subject_id)
     )
-    # Jobs before measurements: of a job that ends between the two questions, the result must be seen.
-    last_jobs = select(JobRow).where(JobRow.id.in_(last_job)).execution_options(populate_existing=True)
-    jobs = {row.subject_id: row for row in session.scalars(last_jobs)}
-    table = (
-        MeasurementRow.device_model == device_model,
-        MeasurementRow.protocol_id == protocol.id,
-        MeasurementRow.subject_id.in_(ids),
-        MeasurementRow.drifted.is_(False),
-    )
-    newest = select(func.max(MeasurementRow.id)).where(*table).group_by(MeasurementRow.subject_id)
-    measured = session.scalars(select(MeasurementRow).where(MeasurementRow.id.in_(newest)))
-    latencies = {row.subject_id: latency_of(row) for row in measured}
-    return [_entry(subject, latencies.get(subject.id), jobs.get(subject.id)) for subject in subjects]
+    rows = session.execute(select(JobRow.subject_id, JobRow.state, JobRow.error).where(JobRow.id.in_(last)))
+    return {row.subject_id: row for row in rows}
 
 
 def queue_missing(
@@ -209,7 +246,8 @@ def measurement(session: Session, measurement_id: int) -> Measurement:
     return Measurement.model_validate_json(row.document)
 
 
-def latency_of(row: MeasurementRow) -> Latency:
+def latency_of(row: MeasurementRow | AnyRow) -> Latency:
+    """Of a row with the columns LATENCY."""
     return Latency(
         measurement_id=row.id,
         latency_ms=row.latency_ms,
@@ -223,7 +261,7 @@ def latency_of(row: MeasurementRow) -> Latency:
     )
 
 
-def _entry(subject: Subject, latency: Latency | None, job: JobRow | None) -> LatencyEntry:
+def _entry(subject: Subject, latency: Latency | None, job: AnyRow | None) -> LatencyEntry:
     """A latency that was once measured stands, whatever became of later jobs."""
     status, error = LatencyStatus.MISSING, None
     if latency is not None:

@@ -57,10 +57,7 @@ def query_latencies(
                 max_waiting=service.settings.max_waiting,
                 now=now,
             )
-        alive = devices.at_work(
-            session, device_model=device_model, protocol_id=protocol.id, settings=service.settings, now=now
-        )
-        standstill = devices.standstill(
+        units = devices.at_work(
             session, device_model=device_model, protocol_id=protocol.id, settings=service.settings, now=now
         )
         protocol_id = protocol.id
@@ -70,8 +67,8 @@ def query_latencies(
         device_model=device_model,
         protocol_id=protocol_id,
         entries=tuple(entries),
-        device_alive=alive,
-        standstill=standstill,
+        device_alive=units.alive,
+        standstill=units.standstill,
     )
 
 

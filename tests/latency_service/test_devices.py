@@ -60,9 +60,10 @@ def test_an_agent_silent_for_too_long_is_not_at_work(database: Database, clock: 
         for seconds, alive in ((SETTINGS.alive_s, True), (1.0, False)):
             clock.advance(seconds)
             assert devices.shown(row, settings=SETTINGS, now=clock()).alive is alive
-            assert alive is devices.at_work(
+            units = devices.at_work(
                 session, device_model="Pixel 3", protocol_id=row.protocol_id, settings=SETTINGS, now=clock()
             )
+            assert units == (alive, None)
 
 
 def test_a_faulty_device_rests_twice_as_long_each_time_up_to_the_cap(

@@ -281,16 +281,18 @@ def test_an_agent_need_not_ask_while_its_device_is_in_quarantine(unit: Unit) -> 
     with unit.database.reading() as session:
         row = session.get_one(DeviceRow, "A1")
         assert devices.rest_s(row, settings=Settings(alive_s=600.0), now=unit.clock()) == 60
-        assert devices.rest_s(row, settings=SETTINGS, now=unit.clock()) == 30  # or it would count as gone
+        assert devices.rest_s(row, settings=SETTINGS, now=unit.clock()) == 40  # or it would count as gone
 
 
 def test_whoever_waits_is_told_why_nobody_measures(unit: Unit, report: Callable[..., DeviceReport]) -> None:
     def said() -> str | None:
         with unit.database.reading() as session:
             protocol_id = report().protocol.id
-            return devices.standstill(
+            units = devices.at_work(
                 session, device_model="Pixel 3", protocol_id=protocol_id, settings=SETTINGS, now=unit.clock()
             )
+            assert units.alive
+            return units.standstill
 
     assert said() is None
     quarantined(unit)
