@@ -12,7 +12,7 @@ class Settings:
     lease_s: float = 60.0  # an agent renews at a third of it, so two renewals may be lost
     max_attempts: int = 5  # leases of one job before it is given up
     alive_s: float = 120.0  # an agent that was silent for longer is not at work
-    seen_s: float = 15.0  # that an agent without work was seen is written down this often at most
+    seen_s: float = 45.0  # that an agent without work was seen is written down this often at most
     idle_poll_s: int = 1  # what an agent without work is told to wait, at least
     idle_polls_per_s: float = 25.0  # and so much longer that all of them together ask no more often than this
     fault_backoff_s: float = 5.0  # longest rest of a device after its first fault, doubled with each further one
