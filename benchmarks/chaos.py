@@ -137,7 +137,7 @@ class _Farm:
                     log.append(f"{at_s:.1f} s, {done} measured: {self._kill()}")
             wall_s = time.monotonic() - began
             over.set()
-            while holding.is_alive() or asking.is_alive():
+            while holding.is_alive() or asking.is_alive() or self._down_until:  # what is away comes back
                 self._keep_running()
                 time.sleep(POLL_S)
             measured, of_holder = self._measured(database)

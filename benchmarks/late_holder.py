@@ -54,7 +54,9 @@ class LateHolder:
     def in_time(self) -> int:
         """The status of a report under a lease that it does hold, without which refusals would prove nothing."""
         self._start_anew()
+        deadline = time.monotonic() + LAST_REPORTS_S
         while (lease := self._lease()) is None:
+            assert time.monotonic() < deadline, "there is no job to be had: is what converts away?"
             time.sleep(POLL_S)
         path = f"/v1/leases/{lease.token}/report"
         return self._connection.request("POST", path, body=self._measured(lease, lease.jobs[0])).status_code
