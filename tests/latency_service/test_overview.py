@@ -133,7 +133,7 @@ def test_no_query_reads_all_jobs_or_any_measurement(database: Database) -> None:
 def plan(database: Database, statement: str) -> str:
     """How the database would answer. A table with nothing in it is read as a whole unless that is forbidden."""
     explain = "EXPLAIN QUERY PLAN " if database.engine.dialect.name == "sqlite" else "EXPLAIN "
-    with database.reading() as session:
+    with database.writing() as session:  # in a transaction, which ends what is set here
         if database.engine.dialect.name == "postgresql":
             session.execute(text("SET LOCAL enable_seqscan = off"))
         return "\n".join(str(row) for row in session.connection().exec_driver_sql(explain + statement))
