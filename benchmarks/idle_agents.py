@@ -18,8 +18,8 @@ import httpx
 import psutil
 
 from benchmarks import filled_farm
-from benchmarks.processes import running_service
-from benchmarks.queue_throughput import processor_s, wait_until_warm
+from benchmarks.processes import running_service, wait_until_warm
+from benchmarks.queue_throughput import processor_s
 from benchmarks.results_file import Figure, Target, record
 from latency_service.database import Database
 

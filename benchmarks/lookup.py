@@ -22,8 +22,7 @@ from statistics import median, quantiles
 import httpx
 
 from benchmarks import filled_farm
-from benchmarks.processes import Program, running_service
-from benchmarks.queue_throughput import wait_until_warm
+from benchmarks.processes import Program, running_service, wait_until_warm
 from benchmarks.results_file import Figure, Target, record
 from benchmarks.simulated_agents import JSON, SimulatedAgent
 from latency_contract.jobs import MAX_LEASED_JOBS

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+import httpx
 import psutil
 
 PATIENCE_S = 60.0  # for a program to start
@@ -90,6 +91,15 @@ def running_service(
 def start_agent(folder: Path, url: str) -> Program:
     """An agent that measures on this machine."""
     return Program("device_agents", "run", "--service", url, "--device", "local", log=folder / "agent.log")
+
+
+def wait_until_warm(address: str) -> None:
+    """Until TensorFlow is imported beside the service, which takes the machine's time too."""
+    deadline = time.monotonic() + PATIENCE_S
+    with httpx.Client(base_url=address, trust_env=False) as http:
+        while http.get("/readyz").json()["converter"] != "warm":
+            assert time.monotonic() < deadline, "the converter did not get warm"
+            time.sleep(0.1)
 
 
 class PeakMemory:

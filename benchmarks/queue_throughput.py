@@ -18,15 +18,13 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
 import psutil
 
 from benchmarks import filled_farm
-from benchmarks.processes import Program, running_service
+from benchmarks.processes import Program, running_service, wait_until_warm
 from benchmarks.results_file import Figure, Target, record
 from latency_service.database import Database
 
@@ -120,12 +118,3 @@ def processor_s(process: psutil.Process) -> float:
     """Processor time of a process, without what it started."""
     times = process.cpu_times()
     return float(times.user + times.system)
-
-
-def wait_until_warm(address: str) -> None:
-    """Until TensorFlow is imported beside the service, which takes the machine's time too."""
-    deadline = time.monotonic() + 60
-    with httpx.Client(base_url=address, trust_env=False) as http:
-        while http.get("/readyz").json()["converter"] != "warm":
-            assert time.monotonic() < deadline, "the converter did not get warm"
-            time.sleep(0.1)

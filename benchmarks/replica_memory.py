@@ -14,8 +14,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import filled_farm, lookup
-from benchmarks.processes import running_service
-from benchmarks.queue_throughput import wait_until_warm
+from benchmarks.processes import running_service, wait_until_warm
 from benchmarks.results_file import Figure, Target, record
 
 FEW, MANY = 1000, 100_000

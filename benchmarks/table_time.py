@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from benchmarks.processes import running_service
+from benchmarks.processes import running_service, wait_until_warm
 from benchmarks.results_file import Figure, Target, record
 from latency_contract.connection import ServiceConnection
 from latency_contract.measurements import Measurement
@@ -40,7 +40,7 @@ def run(*, quick: bool) -> None:
         with tempfile.TemporaryDirectory() as folder, running_service(Path(folder), "--with-local-agent") as (_, url):
             with ServiceConnection(url) as connection:
                 service = LatencyService(connection, device=None, client="benchmark")
-                _wait_until_warm(connection)
+                wait_until_warm(url)
                 started = time.perf_counter()
                 answers = service.measured(operators, purpose=Purpose.TABLE, on_progress=lambda _: None)
                 wall_s = time.perf_counter() - started
@@ -70,10 +70,3 @@ def run(*, quick: bool) -> None:
         targets={"wall_over_inference": Target("<=", 1.25)},
         save=not quick,
     )
-
-
-def _wait_until_warm(connection: ServiceConnection) -> None:
-    deadline = time.monotonic() + 120
-    while connection.request("GET", "/readyz").json()["converter"] != "warm":
-        assert time.monotonic() < deadline, "the converter does not start"
-        time.sleep(0.1)

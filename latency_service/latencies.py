@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Row, Select, func, insert, select
 from sqlalchemy.orm import Session
 
 from latency_contract.jobs import Failed, JobState, Lease, LeasedJob, LeaseReport
@@ -55,16 +55,8 @@ def look_up(
 def _newest_latencies(
     session: Session, subject_ids: Collection[str], *, device_model: str, protocol: ProtocolRow
 ) -> dict[str, Latency]:
-    newest = (
-        select(func.max(MeasurementRow.id))
-        .where(
-            MeasurementRow.device_model == device_model,
-            MeasurementRow.protocol_id == protocol.id,
-            MeasurementRow.subject_id.in_(subject_ids),
-            MeasurementRow.drifted.is_(False),
-        )
-        .group_by(MeasurementRow.subject_id)
-    )
+    newest = _newest(MeasurementRow, subject_ids, device_model=device_model, protocol=protocol)
+    newest = newest.where(MeasurementRow.drifted.is_(False))
     # Not whole rows: their documents hold every sample.
     measured = session.execute(select(MeasurementRow.subject_id, *LATENCY).where(MeasurementRow.id.in_(newest)))
     return {row.subject_id: latency_of(row) for row in measured}
@@ -74,17 +66,20 @@ def _last_jobs(
     session: Session, subject_ids: Collection[str], *, device_model: str, protocol: ProtocolRow
 ) -> dict[str, AnyRow]:
     """State and error by subject."""
-    last = (
-        select(func.max(JobRow.id))
-        .where(
-            JobRow.device_model == device_model,
-            JobRow.protocol_id == protocol.id,
-            JobRow.subject_id.in_(subject_ids),
-        )
-        .group_by(JobRow.subject_id)
-    )
+    last = _newest(JobRow, subject_ids, device_model=device_model, protocol=protocol)
     rows = session.execute(select(JobRow.subject_id, JobRow.state, JobRow.error).where(JobRow.id.in_(last)))
     return {row.subject_id: row for row in rows}
+
+
+def _newest(
+    table: type[JobRow | MeasurementRow], subject_ids: Collection[str], *, device_model: str, protocol: ProtocolRow
+) -> Select[int]:
+    """The last id of each subject."""
+    return (
+        select(func.max(table.id))
+        .where(table.device_model == device_model, table.protocol_id == protocol.id, table.subject_id.in_(subject_ids))
+        .group_by(table.subject_id)
+    )
 
 
 def queue_missing(
