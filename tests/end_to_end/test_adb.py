@@ -82,7 +82,7 @@ def test_a_phone_gives_a_table_with_its_gates_in_every_measurement(tmp_path: Pat
         assert (provenance.before.thermal_status, provenance.after.screen_on) == (0, False)
         assert provenance.unreadable == ()
         assert all(r.summary_of is not None and r.summary_of >= 5 for r in measurement.rounds)
-    assert re.search(r"2 subjects in", agent.log.read_text())
+    assert sum(int(n) for n in re.findall(r"(\d+) subjects in", agent.log.read_text())) >= len(operators)
 
 
 def _times_measured(folder: Path) -> dict[str, int]:
