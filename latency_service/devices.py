@@ -3,26 +3,29 @@
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from random import Random
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
 from latency_contract.devices import Device, DeviceReport, Quarantine
 from latency_contract.measurements import Verdict
+from latency_contract.protocols import Protocol
 from latency_service import conversion_queue, queue
 from latency_service.errors import UnknownDevice
 from latency_service.models import DeviceRow, ProtocolRow
 from latency_service.settings import Settings
-from latency_service.subjects import insert_if_absent, protocol_row, store_protocol
+from latency_service.subjects import insert_if_absent, load_protocol, read_protocol, store_protocol
 
 
 def report(session: Session, description: DeviceReport, *, now: datetime) -> DeviceRow:
     """An agent that starts says which unit it drives, and what that unit measures under."""
-    protocol = store_protocol(session, description.protocol)
-    conversion_queue.request(session, [protocol.reference_id], precision=protocol.precision, now=now)
+    protocol = description.protocol
+    store_protocol(session, protocol)
+    conversion_queue.request(session, [protocol.reference.id], precision=protocol.precision, now=now)
     queue.expire_leases_of(session, description.serial, now=now)
     said = {
         "model": description.model,
@@ -60,7 +63,7 @@ def everyone(session: Session) -> Sequence[DeviceRow]:
     return session.scalars(select(DeviceRow).order_by(DeviceRow.last_seen_at.desc())).all()
 
 
-def resolve(session: Session, name: str, *, protocol_id: str | None) -> tuple[str, ProtocolRow]:
+def resolve(session: Session, name: str, *, protocol_id: str | None) -> tuple[str, Protocol]:
     """Device model and protocol that a person means by a model's or a unit's name.
 
     The protocol is the one asked for, else the one of the unit that was seen last.
@@ -69,12 +72,11 @@ def resolve(session: Session, name: str, *, protocol_id: str | None) -> tuple[st
         UnknownDevice: no unit of that name has ever reported.
         UnknownProtocol: no unit has ever measured under that protocol.
     """
-    last_seen = select(DeviceRow.model, DeviceRow.protocol_id).order_by(DeviceRow.last_seen_at.desc()).limit(1)
-    exactly = or_(DeviceRow.model == name, DeviceRow.serial == name)
-    in_any_case = func.lower(DeviceRow.model) == name.lower()
-    for meant in () if "\0" in name else (exactly, in_any_case):  # PostgreSQL knows no such text
-        if found := session.execute(last_seen.where(meant)).first():
-            return found.model, protocol_row(session, protocol_id or found.protocol_id)
+    for meant in () if "\0" in name else (_named(), _named_in_any_case()):  # PostgreSQL knows no such text
+        if found := session.execute(meant, {"name": name, "in_small": name.lower()}).first():
+            if protocol_id is None or protocol_id == found.protocol_id:
+                return found.model, read_protocol(found.document)
+            return found.model, load_protocol(session, protocol_id)
     models = session.scalars(select(DeviceRow.model).distinct().order_by(DeviceRow.model)).all()
     raise UnknownDevice(
         f"There is no device '{name}'. "
@@ -84,6 +86,22 @@ def resolve(session: Session, name: str, *, protocol_id: str | None) -> tuple[st
             else "No agent has reported one; start `padnas-agent run`."
         )
     )
+
+
+@cache
+def _named() -> Select[str, str, str]:
+    name: BindParameter[str] = bindparam("name")
+    return _seen_last().where(or_(DeviceRow.model == name, DeviceRow.serial == name))
+
+
+@cache
+def _named_in_any_case() -> Select[str, str, str]:
+    return _seen_last().where(func.lower(DeviceRow.model) == bindparam("in_small"))
+
+
+def _seen_last() -> Select[str, str, str]:
+    unit = select(DeviceRow.model, DeviceRow.protocol_id, ProtocolRow.document)
+    return unit.join(ProtocolRow).order_by(DeviceRow.last_seen_at.desc()).limit(1)
 
 
 class AtWork(NamedTuple):

@@ -23,7 +23,7 @@ from latency_service import conversion_queue, devices, units
 from latency_service.errors import WrongMeasurement
 from latency_service.models import DeviceRow, MeasurementRow, ReferenceReadingRow
 from latency_service.settings import Settings
-from latency_service.subjects import insert_if_absent, load_protocol, protocol_row
+from latency_service.subjects import insert_if_absent, load_protocol
 
 SLOT = timedelta(minutes=10)  # the first reading in each is kept, so that a busy hour weighs no more than a quiet one
 HISTORY = timedelta(days=30)  # older readings are those of a younger battery, and are dropped
@@ -117,12 +117,12 @@ def check_due(session: Session, device: DeviceRow, *, now: datetime) -> DeviceCh
     quarantine = devices.quarantine_of(device)
     if quarantine is None or now < quarantine.check_at or devices.at_rest(device, now):
         return None
-    protocol = protocol_row(session, device.protocol_id)
-    reference = conversion_queue.model_sha256s(session, [protocol.reference_id], precision=protocol.precision)
+    protocol = load_protocol(session, device.protocol_id)
+    reference = conversion_queue.model_sha256s(session, [protocol.reference.id], precision=protocol.precision)
     if not reference:
         return None  # still being converted
-    sha256 = reference[protocol.reference_id]
-    return DeviceCheck(protocol=load_protocol(protocol), reference_sha256=sha256, reason=quarantine.reason)
+    sha256 = reference[protocol.reference.id]
+    return DeviceCheck(protocol=protocol, reference_sha256=sha256, reason=quarantine.reason)
 
 
 def take_check(
@@ -137,7 +137,7 @@ def take_check(
     quarantine = devices.quarantine_of(device)
     if quarantine is None:
         return
-    needed = load_protocol(protocol_row(session, quarantine.protocol_id)).stopping.min_rounds
+    needed = load_protocol(session, quarantine.protocol_id).stopping.min_rounds
     if len(rounds) < needed:
         raise WrongMeasurement(f"A check has at least {needed} rounds under this protocol, not {len(rounds)}.")
     reference_ms = units.reference_floor_ms(rounds)

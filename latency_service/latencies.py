@@ -16,9 +16,9 @@ from latency_contract.tables import Latency, LatencyEntry, LatencyQuery, Latency
 from latency_service import conversion_queue, devices, model_files, queue, units
 from latency_service.drift import impose, watch
 from latency_service.errors import UnknownMeasurement, WrongMeasurement
-from latency_service.models import DeviceRow, JobRow, MeasurementRow, ProtocolRow
+from latency_service.models import DeviceRow, JobRow, MeasurementRow
 from latency_service.settings import Settings
-from latency_service.subjects import load_protocol, load_subjects, protocol_row, store_subjects
+from latency_service.subjects import load_protocol, load_subjects, store_subjects
 
 AnyRow = Row[*tuple[Any, ...]]
 LATENCY = (
@@ -39,7 +39,7 @@ def look_up(
     subjects: Sequence[Subject],
     *,
     device_model: str,
-    protocol: ProtocolRow,
+    protocol: Protocol,
 ) -> list[LatencyEntry]:
     """What is known of each subject, in the order asked. The newest measurement by a unit that was as usual counts."""
     ids = {subject.id for subject in subjects}
@@ -53,7 +53,7 @@ def look_up(
 
 
 def _newest_latencies(
-    session: Session, subject_ids: Collection[str], *, device_model: str, protocol: ProtocolRow
+    session: Session, subject_ids: Collection[str], *, device_model: str, protocol: Protocol
 ) -> dict[str, Latency]:
     newest = _newest(MeasurementRow, subject_ids, device_model=device_model, protocol=protocol)
     newest = newest.where(MeasurementRow.drifted.is_(False))
@@ -63,7 +63,7 @@ def _newest_latencies(
 
 
 def _last_jobs(
-    session: Session, subject_ids: Collection[str], *, device_model: str, protocol: ProtocolRow
+    session: Session, subject_ids: Collection[str], *, device_model: str, protocol: Protocol
 ) -> dict[str, AnyRow]:
     """State and error by subject."""
     last = _newest(JobRow, subject_ids, device_model=device_model, protocol=protocol)
@@ -72,7 +72,7 @@ def _last_jobs(
 
 
 def _newest(
-    table: type[JobRow | MeasurementRow], subject_ids: Collection[str], *, device_model: str, protocol: ProtocolRow
+    table: type[JobRow | MeasurementRow], subject_ids: Collection[str], *, device_model: str, protocol: Protocol
 ) -> Select[int]:
     """The last id of each subject."""
     return (
@@ -88,7 +88,7 @@ def queue_missing(
     entries: Sequence[LatencyEntry],
     *,
     device_model: str,
-    protocol: ProtocolRow,
+    protocol: Protocol,
     owner: str = "",
     max_waiting: int = Settings.max_waiting,
     now: datetime,
@@ -142,9 +142,9 @@ def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Setti
     device.last_seen_at = now
     if device.quarantine is not None or devices.at_rest(device, now):
         return None
-    protocol = protocol_row(session, device.protocol_id)
+    protocol = load_protocol(session, device.protocol_id)
     precision = protocol.precision
-    reference = conversion_queue.model_sha256s(session, [protocol.reference_id], precision=precision)
+    reference = conversion_queue.model_sha256s(session, [protocol.reference.id], precision=precision)
     if not reference:
         return None  # still being converted
     claim = queue.claim(
@@ -168,8 +168,8 @@ def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Setti
         token=claim.token,
         lease_s=settings.lease_s,
         expires_at=claim.expires_at,
-        protocol=load_protocol(protocol),
-        reference_sha256=reference[protocol.reference_id],
+        protocol=protocol,
+        reference_sha256=reference[protocol.reference.id],
         jobs=tuple(jobs),
     )
 
@@ -209,7 +209,7 @@ def _store(
 ) -> None:
     """What one device has measured under one lease, and so under one protocol. Raises WrongMeasurement."""
     first, _ = measured[0]
-    protocol = load_protocol(protocol_row(session, first.protocol_id))
+    protocol = load_protocol(session, first.protocol_id)
     subject_ids = [job.subject_id for job, _ in measured]
     models = conversion_queue.model_sha256s(session, subject_ids, precision=first.precision)
     for job, made in measured:

@@ -32,6 +32,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    literal_column,
     or_,
     select,
     text,
@@ -41,6 +42,7 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from latency_contract.jobs import JobState
+from latency_contract.protocols import Protocol
 from latency_contract.tables import Purpose
 from latency_service.errors import QueueFull, StaleLease
 from latency_service.models import (
@@ -49,7 +51,6 @@ from latency_service.models import (
     JobRow,
     ModelRow,
     ModelState,
-    ProtocolRow,
     SubjectRow,
     UtcDateTime,
     WantRow,
@@ -57,6 +58,8 @@ from latency_service.models import (
 from latency_service.subjects import insert_if_absent, lock_subjects
 
 JOBS = JobRow.metadata.tables[JobRow.__tablename__]  # without the session's bookkeeping, which costs more than a job
+# As the indices of active jobs have it: PostgreSQL plans some statements before it knows their values.
+ACTIVE: tuple[ColumnElement[str], ...] = (literal_column("'queued'"), literal_column("'leased'"))
 MOMENT = bindparam("moment", type_=UtcDateTime())
 # What a running search waits for comes first, then table builds, oldest first; what is known already comes last.
 PRIORITIES = {Purpose.SEARCH: 0, Purpose.TABLE: 1, Purpose.REFINEMENT: 2}
@@ -87,7 +90,7 @@ def request(
     subject_ids: Sequence[str],
     *,
     device_model: str,
-    protocol: ProtocolRow,
+    protocol: Protocol,
     client: str,
     owner: str = "",
     purpose: Purpose,
@@ -353,7 +356,7 @@ def _giving_up() -> Update:
     spent = aliased(JobRow)
     given_up = (
         select(spent.id)
-        .where(_of_table(spent), _expired(spent), spent.attempts >= bindparam("most_attempts"))
+        .where(_of_table(spent), spent.state.in_(ACTIVE), _expired(spent), spent.attempts >= bindparam("most_attempts"))
         .with_for_update(key_share=True, skip_locked=True)
     ).cte("given_up")
     return (
@@ -381,12 +384,12 @@ def _claim() -> ReturningUpdate[Any]:
         .limit(1)
         .with_for_update(of=other, key_share=True, skip_locked=True)  # ignored by SQLite, whose writers take turns
     ).cte("first")
+    most = select(case((first.c.attempts == 0, bindparam("most_jobs", type_=Integer)), else_=1)).scalar_subquery()
     batch = (
         select(candidate.id)
-        .join(first, or_(candidate.id == first.c.id, and_(candidate.attempts == 0, first.c.attempts == 0)))
-        .where(_eligible(candidate))
+        .where(_eligible(candidate), candidate.attempts <= select(first.c.attempts).scalar_subquery())
         .order_by(candidate.priority, candidate.attempts, candidate.id)
-        .limit(bindparam("most_jobs", type_=Integer))
+        .limit(func.coalesce(most, 0))
         .with_for_update(of=candidate, key_share=True, skip_locked=True)
     ).cte("batch")
     return (
@@ -411,6 +414,7 @@ def _of_table(job: type[JobRow]) -> ColumnElement[bool]:
 def _eligible(job: type[JobRow]) -> ColumnElement[bool]:
     return and_(
         _of_table(job),
+        job.state.in_(ACTIVE),
         or_(job.state == JobState.QUEUED, _expired(job)),
         exists().where(
             ModelRow.subject_id == job.subject_id,

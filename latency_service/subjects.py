@@ -33,38 +33,33 @@ def load_subjects(session: Session, subject_ids: Iterable[str]) -> dict[str, Sub
     return {row.id: subject_adapter.validate_json(row.document) for row in rows}
 
 
-def store_protocol(session: Session, protocol: Protocol) -> ProtocolRow:
-    row = session.get(ProtocolRow, protocol.id)
-    if row is None:
-        store_subjects(session, [protocol.reference])
-        session.execute(
-            insert_if_absent(session, ProtocolRow)
-            .values(
-                id=protocol.id,
-                precision=protocol.precision,
-                reference_id=protocol.reference.id,
-                document=canonical_json(protocol),
-            )
-            .on_conflict_do_nothing()
+def store_protocol(session: Session, protocol: Protocol) -> None:
+    if session.get(ProtocolRow, protocol.id) is not None:
+        return
+    store_subjects(session, [protocol.reference])
+    session.execute(
+        insert_if_absent(session, ProtocolRow)
+        .values(
+            id=protocol.id,
+            precision=protocol.precision,
+            reference_id=protocol.reference.id,
+            document=canonical_json(protocol),
         )
-    return row or session.get_one(ProtocolRow, protocol.id)
+        .on_conflict_do_nothing()
+    )
 
 
-def protocol_row(session: Session, protocol_id: str) -> ProtocolRow:
+def load_protocol(session: Session, protocol_id: str) -> Protocol:
     """Raises UnknownProtocol where no device ever measured under it."""
-    row = session.get(ProtocolRow, protocol_id)
-    if row is None:
+    document = session.scalar(select(ProtocolRow.document).where(ProtocolRow.id == protocol_id))
+    if document is None:
         known = session.scalars(select(ProtocolRow.id)).all()
         raise UnknownProtocol(f"No device measures under protocol {protocol_id}. Known: {', '.join(known) or 'none'}.")
-    return row
-
-
-def load_protocol(row: ProtocolRow) -> Protocol:
-    return _protocol(row.document)
+    return read_protocol(document)
 
 
 @lru_cache(maxsize=64)  # there are few, and none ever changes
-def _protocol(document: str) -> Protocol:
+def read_protocol(document: str) -> Protocol:
     return Protocol.model_validate_json(document)
 
 

@@ -7,14 +7,15 @@ from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import Session, defer
 
 from latency_contract.operators import Conv, Head, IBConv, subject_adapter
+from latency_contract.protocols import Protocol
 from latency_contract.tables import Table, TableEntry, TableSummary, table_id
 from latency_service.errors import UnknownTable
 from latency_service.latencies import latency_of
 from latency_service.models import MeasurementRow, ProtocolRow, SubjectRow, TableEntryRow, TableVersionRow
-from latency_service.subjects import load_protocol, protocol_row
+from latency_service.subjects import load_protocol
 
 
-def publish(session: Session, *, device_model: str, protocol: ProtocolRow, now: datetime) -> Table:
+def publish(session: Session, *, device_model: str, protocol: Protocol, now: datetime) -> Table:
     """A new version with the newest measurement of every operator; the last version where nothing has changed.
 
     Measurements by a unit that had drifted do not count, and stay in the versions that have them.
@@ -133,7 +134,7 @@ def _table(session: Session, row: TableVersionRow) -> Table:
         table_id=row.table_id,
         version=row.version,
         device_model=row.device_model,
-        protocol=load_protocol(protocol_row(session, row.protocol_id)),
+        protocol=load_protocol(session, row.protocol_id),
         published_at=row.published_at,
         entries=tuple(sorted(entries, key=lambda entry: entry.key)),  # no database's collation: the bytes are hashed
     )

@@ -60,12 +60,11 @@ def query_latencies(
         units = devices.at_work(
             session, device_model=device_model, protocol_id=protocol.id, settings=service.settings, now=now
         )
-        protocol_id = protocol.id
     if query.queue_missing and service.converter is not None:
         service.converter.wake()
     return LatencyAnswer(
         device_model=device_model,
-        protocol_id=protocol_id,
+        protocol_id=protocol.id,
         entries=tuple(entries),
         device_alive=units.alive,
         standstill=units.standstill,

@@ -16,7 +16,7 @@ from latency_service import devices, searches, tables, units
 from latency_service.database import Database
 from latency_service.models import DeviceRow, JobRow, MeasurementRow
 from latency_service.settings import Settings
-from latency_service.subjects import protocol_row, store_subjects
+from latency_service.subjects import store_subjects
 
 HOSTILE = "</pre><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">&amp;"
 PROTOCOL = Protocol(runtime="litert", runtime_version="2.3.0", core_mask="80")
@@ -125,7 +125,7 @@ def fill(database: Database, operators: Operators, *, now: datetime, text: str =
                 row = session.get_one(DeviceRow, serial)
                 row.measured_steady, row.last_measured_at = len(share), now - timedelta(minutes=2)
                 row.last_temperature_c = 38.9 + 4 * random.random()
-            tables.publish(session, device_model=model, protocol=protocol_row(session, PROTOCOL.id), now=now)
+            tables.publish(session, device_model=model, protocol=PROTOCOL, now=now)
         silent = unit(session, "8AZX0R5T9", model="Pixel 3", now=now - timedelta(hours=5), text=text)
         silent.last_temperature_c = 31.0
         resting = unit(session, "1B071FDF9", model="Pixel 6", now=now, text=text)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.orm import Session
 
 from latency_contract.devices import DeviceReport
@@ -16,7 +16,7 @@ from latency_service import conversion_queue, devices, queue
 from latency_service.database import Database
 from latency_service.errors import QueueFull, StaleLease
 from latency_service.models import DeviceRow, JobRow, ModelRow, ModelState
-from latency_service.subjects import protocol_row, store_subjects
+from latency_service.subjects import load_protocol, store_subjects
 from tests.conftest import Clock
 
 MAX_ATTEMPTS = 3
@@ -55,7 +55,7 @@ class Farm:
                 session,
                 ids,
                 device_model="Pixel 3",
-                protocol=protocol_row(session, devices.known(session, "A1").protocol_id),
+                protocol=load_protocol(session, devices.known(session, "A1").protocol_id),
                 client=client,
                 owner=owner,
                 purpose=purpose,
@@ -114,6 +114,25 @@ def test_a_subject_asked_for_twice_has_one_job(farm: Farm, operator: Make) -> No
     farm.request(operator())
     farm.request(operator(), client="other")
     assert [state for _, state, _ in farm.jobs()] == [JobState.QUEUED]
+
+
+def test_a_claim_reads_jobs_in_the_order_of_an_index(farm: Farm, operator: Make) -> None:
+    """What a lease costs must not grow with the queue: nothing sorts it."""
+    farm.request(*(operator(height=h) for h in range(1, 400)))
+    with farm.database.writing() as session:
+        connection, sent = session.connection(), dict[str, object]()
+        event.listen(connection, "before_cursor_execute", lambda *seen: sent.update({seen[2]: seen[3]}))
+        postgresql = connection.dialect.name == "postgresql"
+        if postgresql:
+            connection.exec_driver_sql("ANALYZE jobs")
+            connection.exec_driver_sql("ANALYZE models")
+        queue.claim(session, devices.known(session, "A1"), max_jobs=16, lease_s=60, max_attempts=3, now=farm.clock())
+        ((claim, values),) = [one for one in sent.items() if "first" in one[0]]
+        explain = "EXPLAIN " if postgresql else "EXPLAIN QUERY PLAN "
+        plan = "\n".join(str(row) for row in connection.exec_driver_sql(explain + claim, values))
+    assert plan.count("ix_jobs_claim") == 2
+    assert "Sort" not in plan
+    assert "ORDER BY" not in plan  # SQLite's "USE TEMP B-TREE FOR ORDER BY"
 
 
 def test_a_job_without_model_is_not_leased(farm: Farm, operator: Make) -> None:
