@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import and_, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, or_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from latency_contract.operators import Subject, subject_adapter
+from latency_contract.protocols import Protocol
 from latency_service import model_files, queue
-from latency_service.models import ModelRow, ModelState, SubjectRow
-from latency_service.subjects import insert_if_absent
+from latency_service.models import ModelRow, ModelState, ProtocolRow, SubjectRow
+from latency_service.subjects import insert_if_absent, read_protocol
 
 
 class Conversion(NamedTuple):
@@ -25,7 +27,7 @@ def request(session: Session, subject_ids: Sequence[str], *, precision: str, now
     """Have these subjects converted, if they are not already; one that failed or was dropped is converted anew."""
     if not subject_ids:
         return
-    fresh = {"precision": precision, "state": ModelState.PENDING, "requested_at": now, "attempts": 0}
+    fresh = {"precision": precision, "state": ModelState.PENDING, "requested_at": now, "attempts": 0, "deaths": 0}
     session.execute(
         insert_if_absent(session, ModelRow)
         .values([{"subject_id": subject_id, **fresh} for subject_id in sorted(subject_ids)])
@@ -37,7 +39,7 @@ def request(session: Session, subject_ids: Sequence[str], *, precision: str, now
     session.execute(
         update(ModelRow)
         .where(these, ModelRow.state.in_((ModelState.FAILED, ModelState.DROPPED)))
-        .values(state=ModelState.PENDING, requested_at=now, attempts=0, error=None)
+        .values(state=ModelState.PENDING, requested_at=now, attempts=0, deaths=0, error=None)
     )
 
 
@@ -98,15 +100,61 @@ def postpone(session: Session, conversion: Conversion) -> None:
         row.state = ModelState.PENDING
 
 
+def bury(session: Session, conversion: Conversion, *, how: str, most: int, now: datetime) -> int:
+    """The converter's process came to its end on this subject: another attempt, or with `most` deaths none.
+
+    Returns how many they are, in whatever service. 0 where somebody else has the subject by now.
+    """
+    row = _owned(session, conversion)
+    if row is None:
+        return 0
+    row.deaths += 1
+    if row.deaths < most:
+        row.state = ModelState.PENDING
+    else:
+        fail(session, conversion, error=f"the converter {how} on this model, deaths: {row.deaths}", now=now)
+    return row.deaths
+
+
 def _owned(session: Session, conversion: Conversion) -> ModelRow | None:
     """The row, if this claim still owns it: a converter that let its claim run out changes nothing."""
     row = session.get_one(ModelRow, (conversion.subject_id, conversion.precision), with_for_update=True)
     return row if row.state == ModelState.CONVERTING and row.attempts == conversion.attempt else None
 
 
+class Converted(NamedTuple):
+    """A subject that has its TFLite file."""
+
+    subject: Subject
+    sha256: str  # of the file
+
+
+def converted(session: Session, subject_ids: Iterable[str], *, precision: str) -> dict[str, Converted]:
+    """Of these subjects, those that have their files."""
+    rows = session.execute(
+        select(SubjectRow.id, SubjectRow.document, ModelRow.sha256)
+        .join(ModelRow, and_(ModelRow.subject_id == SubjectRow.id, _ready(precision)))
+        .where(SubjectRow.id.in_(list(subject_ids)))
+    )
+    return {row.id: Converted(subject_adapter.validate_json(row.document), row.sha256) for row in rows}
+
+
+def with_reference(session: Session, protocol_id: str) -> tuple[Protocol, str | None]:
+    """A protocol that is known, with the hash of its reference operator's file; None while that is being converted."""
+    row = session.execute(
+        select(ProtocolRow.document, ModelRow.sha256)
+        .outerjoin(ModelRow, and_(ModelRow.subject_id == ProtocolRow.reference_id, _ready(ProtocolRow.precision)))
+        .where(ProtocolRow.id == protocol_id)
+    ).one()
+    return read_protocol(row.document), row.sha256
+
+
 def model_sha256s(session: Session, subject_ids: Iterable[str], *, precision: str) -> dict[str, str]:
     """Hashes of the subjects' TFLite files; nothing of those that have none yet."""
-    ready = select(ModelRow.subject_id, ModelRow.sha256).where(
-        ModelRow.subject_id.in_(list(subject_ids)), ModelRow.precision == precision, ModelRow.state == ModelState.READY
-    )
-    return {row.subject_id: row.sha256 for row in session.execute(ready) if row.sha256 is not None}
+    ready = select(ModelRow.subject_id, ModelRow.sha256)
+    rows = session.execute(ready.where(ModelRow.subject_id.in_(list(subject_ids)), _ready(precision)))
+    return {row.subject_id: row.sha256 for row in rows if row.sha256 is not None}
+
+
+def _ready(precision: str | InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    return and_(ModelRow.precision == precision, ModelRow.state == ModelState.READY)

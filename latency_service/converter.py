@@ -14,7 +14,6 @@ import queue
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from datetime import datetime
@@ -60,7 +59,6 @@ class Converter:
         self._thread = threading.Thread(target=self._run, name="converter", daemon=True)
         self._line: queue.Queue[_InLine] = queue.Queue(MAX_WAITING)
         self._pool = _new_pool()
-        self._deaths: Counter[str] = Counter()  # of the process on a subject
 
     @property
     def warm(self) -> bool:
@@ -219,20 +217,20 @@ class Converter:
         Claims are not counted: services are stopped and killed in the middle of one, and a process may be killed before
         it has begun, while it imports TensorFlow. What is oldest would always be blamed for that.
         """
-        begun = self.warm
+        begun, most = self.warm, self._settings.max_conversion_attempts
         self._renew_pool()
-        reason = "did not finish in time" if isinstance(error, TimeoutError) else "died"
-        self._deaths[conversion.subject_id] += begun
-        deaths = self._deaths[conversion.subject_id]
-        where = f"on {conversion.subject_id} ({deaths})" if begun else "before TensorFlow was imported"
-        log.warning("the converter %s %s", reason, where)
+        how = "did not finish in time" if isinstance(error, TimeoutError) else "died"
         self._metrics.conversions.labels("crashed").inc()
-        if deaths >= self._settings.max_conversion_attempts:
-            del self._deaths[conversion.subject_id]
-            self._give_up(conversion, error=f"the converter {reason} on this model, deaths: {deaths}")
-        else:
+        if not begun:
+            log.warning("the converter %s before TensorFlow was imported", how)
             with self._database.writing() as session:
                 conversion_queue.postpone(session, conversion)
+            return
+        with self._database.writing() as session:
+            deaths = conversion_queue.bury(session, conversion, how=how, most=most, now=self._clock())
+        log.warning("the converter %s on %s (deaths: %d)", how, conversion.subject_id, deaths)
+        if deaths >= most:
+            self._metrics.conversions.labels("failed").inc()
 
 
 def _stopped() -> ConverterBusy:

@@ -117,11 +117,9 @@ def check_due(session: Session, device: DeviceRow, *, now: datetime) -> DeviceCh
     quarantine = devices.quarantine_of(device)
     if quarantine is None or now < quarantine.check_at or devices.at_rest(device, now):
         return None
-    protocol = load_protocol(session, device.protocol_id)
-    reference = conversion_queue.model_sha256s(session, [protocol.reference.id], precision=protocol.precision)
-    if not reference:
-        return None  # still being converted
-    sha256 = reference[protocol.reference.id]
+    protocol, sha256 = conversion_queue.with_reference(session, device.protocol_id)
+    if sha256 is None:
+        return None
     return DeviceCheck(protocol=protocol, reference_sha256=sha256, reason=quarantine.reason)
 
 

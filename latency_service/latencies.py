@@ -18,8 +18,9 @@ from latency_service.drift import impose, watch
 from latency_service.errors import UnknownMeasurement, WrongMeasurement
 from latency_service.models import DeviceRow, JobRow, MeasurementRow
 from latency_service.settings import Settings
-from latency_service.subjects import load_protocol, load_subjects, store_subjects
+from latency_service.subjects import load_protocol, store_subjects
 
+MEASUREMENTS = MeasurementRow.metadata.tables[MeasurementRow.__tablename__]  # without the session's bookkeeping
 AnyRow = Row[*tuple[Any, ...]]
 LATENCY = (
     MeasurementRow.id,
@@ -142,34 +143,26 @@ def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Setti
     device.last_seen_at = now
     if device.quarantine is not None or devices.at_rest(device, now):
         return None
-    protocol = load_protocol(session, device.protocol_id)
-    precision = protocol.precision
-    reference = conversion_queue.model_sha256s(session, [protocol.reference.id], precision=precision)
-    if not reference:
-        return None  # still being converted
+    protocol, reference_sha256 = conversion_queue.with_reference(session, device.protocol_id)
+    if reference_sha256 is None:
+        return None
     claim = queue.claim(
         session, device, max_jobs=max_jobs, lease_s=settings.lease_s, max_attempts=settings.max_attempts, now=now
     )
     if claim is None:
         return None
     subject_ids = [job.subject_id for job in claim.jobs]
-    subjects = load_subjects(session, subject_ids)
-    models = conversion_queue.model_sha256s(session, subject_ids, precision=precision)
-    jobs = [
-        LeasedJob(
-            job_id=job.job_id,
-            subject=subjects[job.subject_id],
-            model_sha256=models[job.subject_id],
-            attempt=job.attempt,
-        )
-        for job in claim.jobs
-    ]
+    converted = conversion_queue.converted(session, subject_ids, precision=protocol.precision)
+    jobs = []
+    for job in claim.jobs:
+        subject, sha256 = converted[job.subject_id]
+        jobs.append(LeasedJob(job_id=job.job_id, subject=subject, model_sha256=sha256, attempt=job.attempt))
     return Lease(
         token=claim.token,
         lease_s=settings.lease_s,
         expires_at=claim.expires_at,
         protocol=protocol,
-        reference_sha256=reference[protocol.reference.id],
+        reference_sha256=reference_sha256,
         jobs=tuple(jobs),
     )
 
@@ -214,7 +207,7 @@ def _store(
     models = conversion_queue.model_sha256s(session, subject_ids, precision=first.precision)
     for job, made in measured:
         _check_belongs(job, made, protocol=protocol, model_sha256=models.get(job.subject_id))
-    session.execute(insert(MeasurementRow), [_measurement_values(job, made) for job, made in measured])
+    session.execute(insert(MEASUREMENTS), [_measurement_values(job, made) for job, made in measured])
     queue.complete(session, [job.id for job, _ in measured])
     assert first.leased_by is not None, "a leased job has a holder"
     device = devices.known(session, first.leased_by)

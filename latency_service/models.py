@@ -89,6 +89,7 @@ class ModelRow(Base):
     requested_at: Mapped[datetime]
     claimed_until: Mapped[datetime | None]
     attempts: Mapped[int] = mapped_column(default=0)
+    deaths: Mapped[int] = mapped_column(default=0)  # of a converter's process on it
     sha256: Mapped[str | None] = mapped_column(ForeignKey("model_files.sha256"))
     conversion_s: Mapped[float | None]
     error: Mapped[str | None] = mapped_column(Text)

@@ -8,7 +8,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
-from latency_contract.operators import Subject, subject_adapter
+from latency_contract.operators import Subject
 from latency_contract.protocols import Protocol
 from latency_service.errors import UnknownProtocol
 from latency_service.models import Base, ProtocolRow, SubjectRow
@@ -26,11 +26,6 @@ def lock_subjects(session: Session, subject_ids: Iterable[str]) -> None:
     """Until the transaction ends, nobody else queues, withdraws or finishes jobs of these subjects."""
     wanted = select(SubjectRow.id).where(SubjectRow.id.in_(sorted(set(subject_ids))))
     session.execute(wanted.order_by(SubjectRow.id).with_for_update(key_share=True))
-
-
-def load_subjects(session: Session, subject_ids: Iterable[str]) -> dict[str, Subject]:
-    rows = session.execute(select(SubjectRow.id, SubjectRow.document).where(SubjectRow.id.in_(list(subject_ids))))
-    return {row.id: subject_adapter.validate_json(row.document) for row in rows}
 
 
 def store_protocol(session: Session, protocol: Protocol) -> None:

@@ -1,11 +1,13 @@
 from collections.abc import Callable
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from latency_contract.operators import IBConv
 from latency_service import conversion_queue, model_files
 from latency_service.conversion_queue import Conversion
 from latency_service.database import Database
+from latency_service.models import ModelRow, ModelState
 from latency_service.subjects import store_subjects
 from tests.conftest import Clock, sha256
 
@@ -77,6 +79,25 @@ def test_a_converter_that_lost_its_subject_changes_nothing(database: Database, c
         assert conversion_queue.model_sha256s(session, [operator().id], precision="float32") == {
             operator().id: sha256(b"model")
         }
+
+
+def test_deaths_on_a_subject_are_counted_whoever_dies(database: Database, clock: Clock, operator: Make) -> None:
+    """Converters of several services die on it, or one that is started anew each time."""
+    request(database, clock, operator())
+    deaths = []
+    for _ in range(3):
+        conversion = claimed(database, clock)
+        with database.writing() as session:
+            deaths.append(conversion_queue.bury(session, conversion, how="died", most=3, now=clock()))
+    assert deaths == [1, 2, 3]
+    assert claim(database, clock) is None
+    with database.reading() as session:
+        row = session.scalars(select(ModelRow)).one()
+        assert (row.state, row.error) == (ModelState.FAILED, "the converter died on this model, deaths: 3")
+    request(database, clock, operator())
+    with database.writing() as session:
+        assert conversion_queue.bury(session, claimed_in(session, clock), how="died", most=3, now=clock()) == 1
+        assert conversion_queue.bury(session, conversion, how="died", most=3, now=clock()) == 0, "it is another's"
 
 
 def test_a_converter_that_renews_its_claim_keeps_its_subject(database: Database, clock: Clock, operator: Make) -> None:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import pytest
 from sqlalchemy import event, select
@@ -120,7 +121,7 @@ def test_a_claim_reads_jobs_in_the_order_of_an_index(farm: Farm, operator: Make)
     """What a lease costs must not grow with the queue: nothing sorts it."""
     farm.request(*(operator(height=h) for h in range(1, 400)))
     with farm.database.writing() as session:
-        connection, sent = session.connection(), dict[str, object]()
+        connection, sent = session.connection(), dict[str, Any]()
         event.listen(connection, "before_cursor_execute", lambda *seen: sent.update({seen[2]: seen[3]}))
         postgresql = connection.dialect.name == "postgresql"
         if postgresql:
