@@ -17,6 +17,7 @@ from latency_service import conversion_queue, devices, model_files, queue, units
 from latency_service.drift import impose, watch
 from latency_service.errors import UnknownMeasurement, WrongMeasurement
 from latency_service.models import DeviceRow, JobRow, MeasurementRow
+from latency_service.queue import OwnedJob
 from latency_service.settings import Settings
 from latency_service.subjects import load_protocol, store_subjects
 
@@ -195,7 +196,7 @@ def accept(session: Session, token: str, report: LeaseReport, *, settings: Setti
 def _store(
     session: Session,
     token: str,
-    measured: Sequence[tuple[JobRow, Measurement]],
+    measured: Sequence[tuple[OwnedJob, Measurement]],
     *,
     settings: Settings,
     now: datetime,
@@ -209,7 +210,6 @@ def _store(
         _check_belongs(job, made, protocol=protocol, model_sha256=models.get(job.subject_id))
     session.execute(insert(MEASUREMENTS), [_measurement_values(job, made) for job, made in measured])
     queue.complete(session, [job.id for job, _ in measured])
-    assert first.leased_by is not None, "a leased job has a holder"
     device = devices.known(session, first.leased_by)
     drift = watch(session, device, protocol=protocol, settings=settings, now=now)
     if drift is not None and queue.remaining(session, token):  # before the device's row is written (decision 15)
@@ -263,7 +263,7 @@ def _entry(subject: Subject, latency: Latency | None, job: AnyRow | None) -> Lat
     return LatencyEntry(subject_id=subject.id, key=subject.key, status=status, latency=latency, error=error)
 
 
-def _check_belongs(job: JobRow, measured: Measurement, *, protocol: Protocol, model_sha256: str | None) -> None:
+def _check_belongs(job: OwnedJob, measured: Measurement, *, protocol: Protocol, model_sha256: str | None) -> None:
     for what, expected, found in (
         ("subject", job.subject_id, measured.subject_id),
         ("device", job.leased_by, measured.provenance.device_serial),
@@ -281,7 +281,7 @@ def _check_belongs(job: JobRow, measured: Measurement, *, protocol: Protocol, mo
         )
 
 
-def _measurement_values(job: JobRow, measured: Measurement) -> dict[str, Any]:
+def _measurement_values(job: OwnedJob, measured: Measurement) -> dict[str, Any]:
     return {
         "job_id": job.id,
         "subject_id": job.subject_id,

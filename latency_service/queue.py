@@ -20,6 +20,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     CursorResult,
     Integer,
@@ -60,6 +61,8 @@ from latency_service.subjects import insert_if_absent, lock_subjects
 JOBS = JobRow.metadata.tables[JobRow.__tablename__]  # without the session's bookkeeping, which costs more than a job
 # As the indices of active jobs have it: PostgreSQL plans some statements before it knows their values.
 ACTIVE: tuple[ColumnElement[str], ...] = (literal_column("'queued'"), literal_column("'leased'"))
+SUBJECTS = SubjectRow.metadata.tables[SubjectRow.__tablename__]
+THESE: BindParameter[Sequence[int]] = bindparam("these", expanding=True)
 MOMENT = bindparam("moment", type_=UtcDateTime())
 # What a running search waits for comes first, then table builds, oldest first; what is known already comes last.
 PRIORITIES = {Purpose.SEARCH: 0, Purpose.TABLE: 1, Purpose.REFINEMENT: 2}
@@ -77,6 +80,17 @@ class Claim(NamedTuple):
     token: str
     expires_at: datetime
     jobs: list[ClaimedJob]
+
+
+class OwnedJob(NamedTuple):
+    """A leased job whose result is taken in."""
+
+    id: int
+    subject_id: str
+    device_model: str
+    protocol_id: str
+    precision: str
+    leased_by: str
 
 
 class Renewal(NamedTuple):
@@ -184,7 +198,7 @@ def renew(session: Session, token: str, *, lease_s: float, now: datetime) -> Ren
     return Renewal(expires_at, len(job_ids), serial)
 
 
-def owned_jobs(session: Session, token: str, job_ids: Iterable[int]) -> dict[int, JobRow]:
+def owned_jobs(session: Session, token: str, job_ids: Iterable[int]) -> dict[int, OwnedJob]:
     """Of these jobs, those that the lease owns and has not finished yet; locked, and their subjects with them.
 
     Raises:
@@ -192,31 +206,18 @@ def owned_jobs(session: Session, token: str, job_ids: Iterable[int]) -> dict[int
     """
     asked = sorted(set(job_ids))
     # Whoever queues what is missing holds the subjects: it sees the measurement that is stored now, or the job that is.
-    session.execute(
-        select(SubjectRow.id)
-        .join(JobRow, JobRow.subject_id == SubjectRow.id)
-        .where(JobRow.id.in_(asked))
-        .order_by(SubjectRow.id)
-        .with_for_update(of=SubjectRow, read=True)
-    )
-    rows = session.scalars(
-        select(JobRow)
-        .where(JobRow.id.in_(asked), JobRow.lease_token == token)
-        .order_by(JobRow.id)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    )
-    jobs = {row.id: row for row in rows if row.state in (JobState.LEASED, JobState.DONE, JobState.FAILED)}
+    session.execute(_locking_subjects(), {"these": asked})
+    rows = {row.id: row for row in session.execute(_locking_jobs(), {"these": asked, "token": token})}
     for job_id in asked:
-        if job_id not in jobs:
+        if job_id not in rows or rows[job_id].state not in (JobState.LEASED, JobState.DONE, JobState.FAILED):
             raise StaleLease(
                 f"Job {job_id} is not, or no longer, part of this lease; its result is refused. Ask for a new lease."
             )
-    return {job_id: job for job_id, job in jobs.items() if job.state == JobState.LEASED}
+    return {row.id: OwnedJob(*row[:-1]) for row in rows.values() if row.state == JobState.LEASED}
 
 
 def complete(session: Session, job_ids: Collection[int]) -> None:
-    session.execute(update(JOBS).where(JOBS.c.id.in_(job_ids)).values(state=JobState.DONE))
+    session.execute(_completing(), {"these": list(job_ids)})
 
 
 def fail(session: Session, job_id: int, *, error: str, now: datetime) -> None:
@@ -226,7 +227,7 @@ def fail(session: Session, job_id: int, *, error: str, now: datetime) -> None:
 
 
 def remaining(session: Session, token: str) -> int:
-    return session.scalar(select(func.count()).select_from(JobRow).where(_owned(token))) or 0
+    return session.scalar(_counting(), {"token": token}) or 0
 
 
 def release(
@@ -343,7 +344,7 @@ def _lock(session: Session, jobs: ColumnElement[bool]) -> list[int]:
     return list(session.scalars(select(JobRow.id).where(jobs).order_by(JobRow.id).with_for_update(key_share=True)))
 
 
-# What every poll and every lease asks is made once: building it anew took longer than PostgreSQL takes to answer it.
+# What every poll, lease and report asks is made once: building it anew took longer than PostgreSQL takes to answer it.
 
 
 @cache
@@ -405,6 +406,30 @@ def _claim() -> ReturningUpdate[Any]:
         )
         .returning(JOBS.c.id, JOBS.c.subject_id, JOBS.c.attempts, JOBS.c.priority)
     )
+
+
+@cache
+def _locking_subjects() -> Select[str]:
+    of_jobs = select(SUBJECTS.c.id).join(JOBS, JOBS.c.subject_id == SUBJECTS.c.id).where(JOBS.c.id.in_(THESE))
+    return of_jobs.order_by(SUBJECTS.c.id).with_for_update(of=SUBJECTS, read=True)
+
+
+@cache
+def _locking_jobs() -> Select[*tuple[Any, ...]]:
+    columns = [JOBS.c[name] for name in (*OwnedJob._fields, "state")]
+    of_lease = select(*columns).where(JOBS.c.id.in_(THESE), JOBS.c.lease_token == bindparam("token"))
+    return of_lease.order_by(JOBS.c.id).with_for_update(key_share=True)
+
+
+@cache
+def _completing() -> Update:
+    return update(JOBS).where(JOBS.c.id.in_(THESE)).values(state=JobState.DONE)
+
+
+@cache
+def _counting() -> Select[int]:
+    owned = and_(JOBS.c.lease_token == bindparam("token"), JOBS.c.state == JobState.LEASED)
+    return select(func.count()).select_from(JOBS).where(owned)
 
 
 def _of_table(job: type[JobRow]) -> ColumnElement[bool]:

@@ -21,6 +21,7 @@ from latency_service import devices, latencies, tables, tokens
 from latency_service.database import AWAY, Database, alembic_config
 from latency_service.errors import SchemaMismatch
 from latency_service.models import Base, DeviceRow, JobRow, MeasurementRow, ModelFileRow, ModelRow, SubjectRow, WantRow
+from latency_service.queue import OwnedJob
 from latency_service.subjects import store_subjects
 from tests.conftest import Clock
 
@@ -281,7 +282,8 @@ def test_migrations_go_back_and_forth_with_data_in_the_tables(
         made = measurement(operator().id)
         evidence = RejectedRound(round=made.rounds[0], reason="hot", before=DeviceState(), after=DeviceState())
         made = made.model_copy(update={"rejected": (evidence,)})
-        row = MeasurementRow(**latencies._measurement_values(job, made))
+        owned = OwnedJob(job.id, operator().id, model, protocol.id, "float32", leased_by="A1")
+        row = MeasurementRow(**latencies._measurement_values(owned, made))
         wants = [WantRow(job_id=job.id, owner=owner, client="me") for owner in ("", "ana", "bob")]
         session.add_all([row, *wants, ModelFileRow(sha256="a", content=b"\0x")])
         tokens.create(session, name="ana", role=tokens.Role.CLIENT, now=clock())
