@@ -88,9 +88,9 @@ def running_service(
         yield program, program.wait_for_line(r"latency service on (http://\S+),")
 
 
-def start_agent(folder: Path, url: str) -> Program:
+def start_agent(folder: Path, url: str, *options: str) -> Program:
     """An agent that measures on this machine."""
-    return Program("device_agents", "run", "--service", url, "--device", "local", log=folder / "agent.log")
+    return Program("device_agents", "run", "--service", url, "--device", "local", *options, log=folder / "agent.log")
 
 
 def wait_until_warm(address: str) -> None:

@@ -2,7 +2,8 @@
 
 For each space: its operators are measured, then the networks of `table calibrate`, then the usual table for as long a
 time on the device, then random networks. Everything is converted before the device measures, so that nothing else runs
-meanwhile. The work lies in a folder, and the same command goes on with it:
+meanwhile; and leases are as large as they may be, so that the weather of this machine falls on many subjects alike. The
+work lies in a folder, and the same command goes on with it:
 
     python -m benchmarks.table_accuracy --folder runs/accuracy --space basic --minutes 8
     python -m benchmarks.table_accuracy --folder runs/accuracy --space large --minutes 8
@@ -40,6 +41,7 @@ from benchmarks.results_file import Figure, Target, record
 from benchmarks.usual_way import mean_latencies_ms
 from latency_contract.calibrations import CalibrationRequest
 from latency_contract.connection import ServiceConnection
+from latency_contract.jobs import MAX_LEASED_JOBS
 from latency_contract.operators import Network, Subject
 from latency_contract.predictions import add_up, predicted
 from latency_contract.tables import Latency, LatencyAnswer, LatencyQuery, LatencyStatus, Purpose, Table
@@ -168,7 +170,7 @@ class Work:
         began = time.monotonic()
         with ExitStack() as stack:
             stack.callback(lambda: self._spend(name, time.monotonic() - began))
-            stack.enter_context(start_agent(self.home, self.url))
+            stack.enter_context(start_agent(self.home, self.url, "--max-jobs", str(MAX_LEASED_JOBS)))
             advance = stack.enter_context(ConsoleProgress().task(f"{self.space_name}: measuring {name}", len(subjects)))
             while missing := self._missing(subjects, latencies):
                 advance(len(subjects) - missing)

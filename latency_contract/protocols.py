@@ -57,7 +57,7 @@ class StoppingRule(Contract):
     target: Annotated[float, Field(gt=0, lt=1)] = 0.02  # half-width relative to the estimate
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     min_rounds: Annotated[int, Field(ge=4, le=1000)] = 6
-    max_rounds: Annotated[int, Field(ge=4, le=1000)] = 24
+    max_rounds: Annotated[int, Field(ge=4, le=1000)] = 48
     budget_s: Annotated[float, Field(gt=0, le=3600)] | None = None
 
 
