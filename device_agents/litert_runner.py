@@ -12,6 +12,7 @@ import ctypes
 import gc
 import json
 import os
+import pickle
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ INPUT_SEED = 0  # every run of every model sees the same image of normally distr
 REFERENCE = -1  # index of the reference operator among a plan's models
 CANNOT_WRITE = 73  # exit status of whoever cannot store its steps (sysexits.h: EX_CANTCREAT)
 CPU = Path("/sys/devices/system/cpu")
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 Step = list[Any]  # its kind, then what turns.py says of it
 
@@ -145,16 +147,16 @@ def _in_fork(steps: Callable[[], Iterator[Step]]) -> Iterator[Step]:
     if child == 0:
         os.close(read_end)
         _end_with(runner)
-        with os.fdopen(write_end, "w") as pipe:
+        with os.fdopen(write_end, "wb") as pipe:
             for step in steps():
-                pipe.write(json.dumps(step) + "\n")
+                pickle.dump(step, pipe)
                 pipe.flush()
         os._exit(0)
     os.close(write_end)
     try:
-        with os.fdopen(read_end) as pipe:
-            for line in pipe:
-                yield json.loads(line)
+        with os.fdopen(read_end, "rb") as pipe, contextlib.suppress(EOFError, pickle.UnpicklingError):
+            while True:  # until it ends, perhaps in the middle of a step
+                yield pickle.load(pipe)
     finally:
         _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
@@ -166,8 +168,8 @@ def _in_fork(steps: Callable[[], Iterator[Step]]) -> Iterator[Step]:
 
 def _end_with(runner: int) -> None:
     """Have the kernel end this process when the runner is ended (Linux: prctl, PR_SET_PDEATHSIG)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if LIBC is not None:
+        LIBC.prctl(1, signal.SIGKILL)
     if os.getppid() != runner:  # it was ended before that
         os._exit(1)
 

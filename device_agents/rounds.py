@@ -209,15 +209,16 @@ def _towards_target(progress: _Progress, rule: StoppingRule, pooled: Spread) -> 
     """How many more: 0 inside the target after `min_rounds`, at the cap, or where the device refuses the model.
 
     In between, as many as would bring the interval inside the target if rounds go on as before (a floor's half-width
-    falls as 1/n at best), but at most as many again, since that is a guess. So the widest interval gets the most
-    rounds, and a device over ADB, which pays for every time it is asked, is asked seldom.
+    falls as 1/n at best), but at least half as many again, and at most as many, since that is a guess. So the widest
+    interval gets the most rounds, few looks are taken of which one may be lucky, and a device over ADB, which pays for
+    every time it is asked, is asked seldom.
     """
     if not _may_stop(progress, rule):
         return _lacking(progress, rule)
     done, width = len(progress.rounds), _width(progress, rule, pooled)
     if width <= rule.target or done >= rule.max_rounds:
         return 0
-    promising = max(math.ceil(done * width / rule.target) - done, 1)
+    promising = max(math.ceil(done * width / rule.target) - done, done // 2)
     return min(promising, done, rule.max_rounds - done)
 
 

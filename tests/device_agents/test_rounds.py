@@ -103,6 +103,13 @@ def test_how_many_more_rounds_are_run_follows_from_the_interval(operator: Make) 
     assert device.waits == 2  # 5 rounds, and the three that are left to the cap
 
 
+def test_one_round_more_is_never_asked_for(operator: Make) -> None:
+    """Five rounds with an interval 2.2 % wide on each side: a sixth would do if all went on as before."""
+    almost = chain([1.0, 1.0025, 1.005, 1.0075, 1.01], repeat(1.0))
+    outcome = measured(run(scripted(a=almost), operator)[1]).measurement
+    assert (outcome.verdict, len(outcome.rounds)) == (Verdict.STEADY, 7)
+
+
 def test_a_subject_that_never_settles_is_unsteady_at_the_cap(operator: Make) -> None:
     outcome = measured(run(scripted(a=iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])), operator)[1]).measurement
     assert (outcome.verdict, len(outcome.rounds)) == (Verdict.UNSTEADY, 8)
