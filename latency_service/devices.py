@@ -16,7 +16,7 @@ from latency_contract.measurements import Verdict
 from latency_contract.protocols import Protocol
 from latency_service import conversion_queue, queue
 from latency_service.errors import UnknownDevice
-from latency_service.models import DeviceRow, ProtocolRow
+from latency_service.models import DeviceRow, ProtocolRow, UtcDateTime
 from latency_service.settings import Settings
 from latency_service.subjects import insert_if_absent, load_protocol, read_protocol, store_protocol
 
@@ -112,12 +112,10 @@ class AtWork(NamedTuple):
 
 
 def at_work(session: Session, *, device_model: str, protocol_id: str, settings: Settings, now: datetime) -> AtWork:
-    alive = _alive(device_model=device_model, protocol_id=protocol_id, settings=settings, now=now)
-    rested = or_(DeviceRow.blocked_until.is_(None), DeviceRow.blocked_until <= now)
-    measures = select(DeviceRow.serial).where(*alive, DeviceRow.quarantine.is_(None), rested)
-    if session.scalar(measures.limit(1)) is not None:
+    asked = {"model": device_model, "protocol": protocol_id, "since": _alive_since(settings, now), "moment": now}
+    if session.scalar(_measuring(), asked) is not None:
         return AtWork(alive=True, standstill=None)
-    rows = session.scalars(select(DeviceRow).where(*alive).order_by(DeviceRow.serial)).all()
+    rows = session.scalars(select(DeviceRow).where(*_alive_of_table()).order_by(DeviceRow.serial), asked).all()
     return AtWork(alive=bool(rows), standstill="; ".join(_why_idle(row, now) for row in rows) or None)
 
 
@@ -129,15 +127,28 @@ def _why_idle(row: DeviceRow, now: datetime) -> str:
     return f"{row.serial} rests for {seconds} s after a fault: {row.last_fault}"
 
 
-def _alive(
-    *, device_model: str, protocol_id: str, settings: Settings, now: datetime
-) -> tuple[ColumnElement[bool], ...]:
+@cache
+def _measuring() -> Select[str]:
+    rested = or_(DeviceRow.blocked_until.is_(None), DeviceRow.blocked_until <= bindparam("moment", type_=UtcDateTime()))
+    return select(DeviceRow.serial).where(*_alive_of_table(), DeviceRow.quarantine.is_(None), rested).limit(1)
+
+
+@cache
+def _how_many_are_alive() -> Select[int]:
+    return select(func.count()).select_from(DeviceRow).where(_alive())
+
+
+def _alive_of_table() -> tuple[ColumnElement[bool], ...]:
+    return DeviceRow.model == bindparam("model"), DeviceRow.protocol_id == bindparam("protocol"), _alive()
+
+
+def _alive() -> ColumnElement[bool]:
     """Units whose agents speak."""
-    return (
-        DeviceRow.model == device_model,
-        DeviceRow.protocol_id == protocol_id,
-        DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s),
-    )
+    return DeviceRow.last_seen_at >= bindparam("since", type_=UtcDateTime())
+
+
+def _alive_since(settings: Settings, now: datetime) -> datetime:
+    return now - timedelta(seconds=settings.alive_s)
 
 
 def note_seen(session: Session, serial: str, *, now: datetime) -> None:
@@ -151,8 +162,8 @@ def idle_wait_s(session: Session, *, settings: Settings, random: Random, now: da
     The mean grows with the number of agents at work, to a third of `alive_s`: an answer may be lost before an agent
     counts as gone. Drawn between half of the mean and one and a half times of it.
     """
-    alive = select(func.count()).where(DeviceRow.last_seen_at >= now - timedelta(seconds=settings.alive_s))
-    mean_s = max(settings.idle_poll_s, (session.scalar(alive) or 0) / settings.idle_polls_per_s)
+    alive = session.scalar(_how_many_are_alive(), {"since": _alive_since(settings, now)}) or 0
+    mean_s = max(settings.idle_poll_s, alive / settings.idle_polls_per_s)
     mean_s = min(mean_s, max(settings.idle_poll_s, settings.alive_s / 3))
     return random.randint(math.ceil(mean_s / 2), math.floor(mean_s * 3 / 2))
 
@@ -219,7 +230,7 @@ def shown(row: DeviceRow, *, settings: Settings, now: datetime) -> Device:
     description = DeviceReport.model_validate_json(row.document)
     return Device(
         **dict(description),
-        alive=row.last_seen_at >= now - timedelta(seconds=settings.alive_s),
+        alive=row.last_seen_at >= _alive_since(settings, now),
         last_seen_at=row.last_seen_at,
         faults=row.faults,
         last_fault=row.last_fault,

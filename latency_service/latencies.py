@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Row, Select, func, insert, select
+from sqlalchemy import BindParameter, Row, Select, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
 from latency_contract.jobs import Failed, JobState, Lease, LeasedJob, LeaseReport
@@ -57,31 +58,38 @@ def look_up(
 def _newest_latencies(
     session: Session, subject_ids: Collection[str], *, device_model: str, protocol: Protocol
 ) -> dict[str, Latency]:
-    newest = _newest(MeasurementRow, subject_ids, device_model=device_model, protocol=protocol)
-    newest = newest.where(MeasurementRow.drifted.is_(False))
-    # Not whole rows: their documents hold every sample.
-    measured = session.execute(select(MeasurementRow.subject_id, *LATENCY).where(MeasurementRow.id.in_(newest)))
-    return {row.subject_id: latency_of(row) for row in measured}
+    asked = {"model": device_model, "protocol": protocol.id, "these": list(subject_ids)}
+    return {row.subject_id: latency_of(row) for row in session.execute(_newest_measurements(), asked)}
 
 
 def _last_jobs(
     session: Session, subject_ids: Collection[str], *, device_model: str, protocol: Protocol
 ) -> dict[str, AnyRow]:
     """State and error by subject."""
-    last = _newest(JobRow, subject_ids, device_model=device_model, protocol=protocol)
-    rows = session.execute(select(JobRow.subject_id, JobRow.state, JobRow.error).where(JobRow.id.in_(last)))
-    return {row.subject_id: row for row in rows}
+    asked = {"model": device_model, "protocol": protocol.id, "these": list(subject_ids)}
+    return {row.subject_id: row for row in session.execute(_newest_jobs(), asked)}
 
 
-def _newest(
-    table: type[JobRow | MeasurementRow], subject_ids: Collection[str], *, device_model: str, protocol: Protocol
-) -> Select[int]:
+# Made once, as the queue's are.
+
+
+@cache
+def _newest_measurements() -> Select[*tuple[Any, ...]]:
+    newest = _newest(MeasurementRow).where(MeasurementRow.drifted.is_(False))
+    # Not whole rows: their documents hold every sample.
+    return select(MeasurementRow.subject_id, *LATENCY).where(MeasurementRow.id.in_(newest))
+
+
+@cache
+def _newest_jobs() -> Select[str, str, str | None]:
+    return select(JobRow.subject_id, JobRow.state, JobRow.error).where(JobRow.id.in_(_newest(JobRow)))
+
+
+def _newest(table: type[JobRow | MeasurementRow]) -> Select[int]:
     """The last id of each subject."""
-    return (
-        select(func.max(table.id))
-        .where(table.device_model == device_model, table.protocol_id == protocol.id, table.subject_id.in_(subject_ids))
-        .group_by(table.subject_id)
-    )
+    of_table = (table.device_model == bindparam("model"), table.protocol_id == bindparam("protocol"))
+    these: BindParameter[Sequence[str]] = bindparam("these", expanding=True)
+    return select(func.max(table.id)).where(*of_table, table.subject_id.in_(these)).group_by(table.subject_id)
 
 
 def queue_missing(

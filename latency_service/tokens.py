@@ -22,6 +22,7 @@ from latency_service.subjects import insert_if_absent
 MARK = "padnas_"  # by which people and programs that search for leaked secrets know what it is
 NAME = re.compile(rf"[\w.:-]{{1,{MAX_TOKEN_NAME}}}")
 HOW_TO_SEND = "Put it into the environment as PADNAS_TOKEN, or into a file that PADNAS_TOKEN_FILE names."
+ANY_TOKEN = select(exists().where(TokenRow.sha256.is_not(None)))  # made once: every request asks it
 HOW_TO_CREATE = "padnas-service token create --role client --name NAME"
 
 
@@ -89,7 +90,7 @@ def valid(session: Session) -> Sequence[TokenRow]:
 
 def needed(session: Session) -> bool:
     """Whether a token was ever created. Revoking the last one must not open the service to everybody."""
-    return bool(session.scalar(select(exists().where(TokenRow.sha256.is_not(None)))))
+    return bool(session.scalar(ANY_TOKEN))
 
 
 def caller(session: Session, secret: str | None, *, this_machine_alone: bool) -> Caller:
