@@ -43,6 +43,19 @@ LIVE_SETTINGS = Settings(lease_s=3.0)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of two workers, one begins with what measures on this machine, file after file; the other with the fast tests.
+
+    Otherwise the one would wait while the other measures. A file is never shared between workers (--dist loadgroup).
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    measures = {item: "this_machine" in getattr(item, "fixturenames", ()) for item in items}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("this machine" if measures[item] else str(item.path)))
+    items.sort(key=lambda item: not measures[item])
+
+
 class Clock:
     """A clock that moves when it is told to."""
 
