@@ -189,13 +189,14 @@ def _judged(
 
 def _to_the_widest(pending: Sequence[_Progress], rule: StoppingRule, pooled: Spread, affordable: int) -> list[int]:
     """Rounds for each: those that it lacks of the fewest, and of the affordable ones each to the interval that would be
-    widest by then, as a floor's half-width falls as 1/n at best. None beyond the cap."""
+    widest by then, as a floor's half-width falls as 1/n at best; as many times as wide as it has layers, in which its
+    error is made again. None beyond the cap."""
     more = [_lacking(progress, rule) for progress in pending]
     widths = {i: _width(progress, rule, pooled) for i, progress in enumerate(pending) if _may_stop(progress, rule)}
 
     def expected(i: int) -> float:
         done = len(pending[i].rounds)
-        return widths[i] * done / (done + more[i])
+        return pending[i].job.layers * widths[i] * done / (done + more[i])
 
     for _ in range(affordable - sum(more)):
         able = [i for i in widths if len(pending[i].rounds) + more[i] < rule.max_rounds]

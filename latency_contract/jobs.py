@@ -20,6 +20,7 @@ from latency_contract.protocols import Protocol
 
 MAX_LEASED_JOBS = 64
 
+Layers = Annotated[int, Field(ge=1, le=1000)]
 JobId = Annotated[int, Field(ge=1, lt=2**63)]  # what a database's integer holds
 
 
@@ -41,6 +42,7 @@ class LeasedJob(Contract):
     subject: Subject
     model_sha256: Sha256  # fetch it at /v1/models/{sha256}
     attempt: int  # 1 the first time
+    layers: Layers = 1  # in which whoever asked may use it; where time is short, it goes where it counts
 
 
 class Lease(Contract):

@@ -51,7 +51,8 @@ class StoppingRule(Contract):
     its lease counts, so that few rounds that lie close by chance are no reason to stop (estimators.py).
 
     With `budget_s`, time ends it and the target makes nothing but the verdict: a lease of n subjects is measured for
-    n times so long. Each has `min_rounds`, whatever they take; further rounds go to the widest intervals.
+    n times so long. Each has `min_rounds`, whatever they take; further rounds go to the widest intervals, each taken
+    as many times as there are layers that may use the subject (LatencyQuery).
     """
 
     target: Annotated[float, Field(gt=0, lt=1)] = 0.02  # half-width relative to the estimate

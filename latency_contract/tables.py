@@ -10,10 +10,11 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from latency_contract.calibrations import Calibration
 from latency_contract.canonical import Contract, Sha256, content_hash
+from latency_contract.jobs import Layers
 from latency_contract.measurements import Milliseconds, Verdict
 from latency_contract.operators import Conv, Head, IBConv, Operator, Subject
 from latency_contract.protocols import Protocol
@@ -59,6 +60,14 @@ class LatencyQuery(Contract):
     measure_again: bool = False  # with queue_missing: also for what is measured; the newest measurement counts
     client: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.:-]+$")] = "anonymous"
     purpose: Purpose = Purpose.TABLE
+    # In how many layers of a space each subject is a choice: its error counts as often. One, where nothing is said.
+    layers: Annotated[tuple[Layers, ...], Field(max_length=MAX_QUERY)] = ()
+
+    @model_validator(mode="after")
+    def _layers_of_each(self) -> Self:
+        if self.layers and len(self.layers) != len(self.subjects):
+            raise ValueError(f"layers are given for {len(self.layers)} of {len(self.subjects)} subjects")
+        return self
 
 
 class LatencyEntry(Contract):

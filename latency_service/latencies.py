@@ -135,6 +135,7 @@ def queue_missing(
         client=query.client,
         owner=owner,
         purpose=query.purpose,
+        layers={subject.id: layers for subject, layers in zip(query.subjects, query.layers, strict=False)},
         now=now,
     )
     queue.refuse_above(session, query.client, owner=owner, max_waiting=max_waiting)
@@ -165,7 +166,9 @@ def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Setti
     jobs = []
     for job in claim.jobs:
         subject, sha256 = converted[job.subject_id]
-        jobs.append(LeasedJob(job_id=job.job_id, subject=subject, model_sha256=sha256, attempt=job.attempt))
+        jobs.append(
+            LeasedJob(job_id=job.job_id, subject=subject, model_sha256=sha256, attempt=job.attempt, layers=job.layers)
+        )
     return Lease(
         token=claim.token,
         lease_s=settings.lease_s,

@@ -156,6 +156,7 @@ class JobRow(Base):
     error: Mapped[str | None] = mapped_column(Text)
     failed_at: Mapped[datetime | None]
     expiries: Mapped[int] = mapped_column(default=0)  # leases whose deadline passed
+    layers: Mapped[int] = mapped_column(default=1)  # in which the first who asked may use it
 
     __table_args__ = (
         # One subject is never queued twice for the same table.

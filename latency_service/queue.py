@@ -14,7 +14,7 @@ locks jobs in the order of their ids, after subjects and models and before devic
 """
 
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
@@ -72,6 +72,7 @@ class ClaimedJob(NamedTuple):
     job_id: int
     subject_id: str
     attempt: int
+    layers: int
 
 
 class Claim(NamedTuple):
@@ -108,11 +109,13 @@ def request(
     client: str,
     owner: str = "",
     purpose: Purpose,
+    layers: Mapping[str, int] | None = None,
     now: datetime,
 ) -> None:
     """Queue one job for each subject that has no active one, and note that `client` wants them all.
 
-    `owner` is the name of the client's token: two clients of one name are two where their tokens are.
+    `owner` is the name of the client's token: two clients of one name are two where their tokens are. `layers` counts,
+    by subject, where it is used.
 
     The subjects are locked (`store_subjects`), so that none of them is measured or given up meanwhile.
     """
@@ -132,6 +135,7 @@ def request(
                     "priority": priority,
                     "created_at": now,
                     "attempts": 0,
+                    "layers": (layers or {}).get(subject_id, 1),
                 }
                 for subject_id in subject_ids
             ]
@@ -174,7 +178,7 @@ def claim(
     if not claimed:
         return None
     in_order = sorted(claimed, key=lambda row: (row.priority, row.id))
-    return Claim(token, expires_at, [ClaimedJob(row.id, row.subject_id, row.attempts) for row in in_order])
+    return Claim(token, expires_at, [ClaimedJob(row.id, row.subject_id, row.attempts, row.layers) for row in in_order])
 
 
 def work_for(session: Session, device: DeviceRow, *, now: datetime) -> bool:
@@ -404,7 +408,7 @@ def _claim() -> ReturningUpdate[Any]:
             attempts=JOBS.c.attempts + 1,
             expiries=JOBS.c.expiries + case((JOBS.c.state == JobState.LEASED, 1), else_=0),
         )
-        .returning(JOBS.c.id, JOBS.c.subject_id, JOBS.c.attempts, JOBS.c.priority)
+        .returning(JOBS.c.id, JOBS.c.subject_id, JOBS.c.attempts, JOBS.c.layers, JOBS.c.priority)
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
@@ -73,13 +73,15 @@ class LatencyService:
         sha256 = hashlib.sha256(content).hexdigest()
         return self._connection.ask("PUT", f"/v1/models/{sha256}", TFLiteModel, content=content)
 
-    def request(self, subjects: Sequence[Subject], *, purpose: Purpose) -> None:
-        """Have subjects queued, and come back once an agent is at work.
+    def request(
+        self, subjects: Sequence[Subject], *, purpose: Purpose, layers: Mapping[str, int] | None = None
+    ) -> None:
+        """Have subjects queued, and come back once an agent is at work. `layers` counts, by id, where each is used.
 
         Raises:
             NoAgent: something is to be measured, nobody does, and this search was not told to wait.
         """
-        answer = self._ask(subjects, purpose=purpose, queue_missing=True)
+        answer = self._ask(subjects, purpose=purpose, queue_missing=True, layers=layers)
         deadline = time.monotonic() + NO_AGENT_S
         while not (answer.device_alive or self._wait or _all_measured(answer)):
             if time.monotonic() > deadline:
@@ -87,14 +89,21 @@ class LatencyService:
             time.sleep(POLL_S)
             answer = self._ask(subjects, purpose=purpose, queue_missing=False)
 
-    def measured(self, subjects: Sequence[Subject], *, purpose: Purpose, on_progress: OnProgress) -> list[Latency]:
-        """Latencies of subjects, waiting until the last one is measured.
+    def measured(
+        self,
+        subjects: Sequence[Subject],
+        *,
+        purpose: Purpose,
+        on_progress: OnProgress,
+        layers: Mapping[str, int] | None = None,
+    ) -> list[Latency]:
+        """Latencies of subjects, waiting until the last one is measured. `layers` as for `request`.
 
         Raises:
             NoAgent: the device has no agent at work, and this search was not told to wait for one.
             NotMeasurable: some subjects failed on the device.
         """
-        answer = self._ask(subjects, purpose=purpose, queue_missing=True)
+        answer = self._ask(subjects, purpose=purpose, queue_missing=True, layers=layers)
         last_alive, last_said = time.monotonic(), -math.inf
         while True:
             count = Counter(entry.status for entry in answer.entries)
@@ -111,7 +120,8 @@ class LatencyService:
                 last_said = time.monotonic()
             time.sleep(POLL_S)
             # Asking with queue_missing again would retry what has failed, so only the missing is looked at.
-            answer = self._ask(subjects, purpose=purpose, queue_missing=count[LatencyStatus.MISSING] > 0)
+            missing_any = count[LatencyStatus.MISSING] > 0
+            answer = self._ask(subjects, purpose=purpose, queue_missing=missing_any, layers=layers)
         _none_may_have_failed(answer)
         return [entry.latency for entry in answer.entries if entry.latency is not None]
 
@@ -155,7 +165,13 @@ class LatencyService:
         return self._connection.ask("POST", "/v1/latencies/release", Released, body=release).cancelled
 
     def _ask(
-        self, subjects: Sequence[Subject], *, purpose: Purpose, queue_missing: bool, measure_again: bool = False
+        self,
+        subjects: Sequence[Subject],
+        *,
+        purpose: Purpose,
+        queue_missing: bool,
+        measure_again: bool = False,
+        layers: Mapping[str, int] | None = None,
     ) -> LatencyAnswer:
         query = LatencyQuery(
             device=self.device.model,
@@ -165,6 +181,7 @@ class LatencyService:
             measure_again=measure_again,
             client=self._client,
             purpose=purpose,
+            layers=tuple(layers.get(subject.id, 1) for subject in subjects) if layers else (),
         )
         while True:
             try:

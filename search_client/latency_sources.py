@@ -1,6 +1,6 @@
 """Where the latencies of a search come from: a service that measures meanwhile, or a table in a file and no device."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from latency_contract.connection import ServiceError, ServiceUnreachable
@@ -22,9 +22,9 @@ class MeasuredLatencies:
         self._directory = directory
         self._progress = progress
 
-    def request(self, operators: Sequence[Conv | IBConv | Head]) -> None:
-        """Have operators queued. Raises NoAgent where nobody would measure them."""
-        self._service.request(operators, purpose=Purpose.SEARCH)
+    def request(self, operators: Sequence[Conv | IBConv | Head], layers: Mapping[str, int]) -> None:
+        """Have operators queued; `layers` counts where each is used. Raises NoAgent where nobody would measure them."""
+        self._service.request(operators, purpose=Purpose.SEARCH, layers=layers)
 
     def table_if_complete(self, operators: Sequence[Conv | IBConv | Head]) -> Table | None:
         """The table, published as a version, once everything is measured.
@@ -99,7 +99,7 @@ class TableFile:
         self.device_model = table.device_model
         self._table = table
 
-    def request(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+    def request(self, operators: Sequence[Conv | IBConv | Head], layers: Mapping[str, int]) -> None:
         """Nobody measures."""
 
     def table_if_complete(self, operators: Sequence[Conv | IBConv | Head]) -> AnyTable:  # noqa: ARG002

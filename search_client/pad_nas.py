@@ -5,7 +5,7 @@ anywhere and started again with the same directory ends with the same `final.jso
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -50,7 +50,7 @@ class LatencySource(Protocol):
 
     device_model: str
 
-    def request(self, operators: Sequence[Conv | IBConv | Head]) -> None: ...
+    def request(self, operators: Sequence[Conv | IBConv | Head], layers: Mapping[str, int]) -> None: ...
 
     def table_if_complete(self, operators: Sequence[Conv | IBConv | Head]) -> AnyTable | None: ...
 
@@ -107,7 +107,8 @@ class Search:
         if self.table is not None:
             self.latencies.must_agree_with(self.table)
         else:
-            self.latencies.request(self.space.operators())  # measured while the supernet trains
+            # Measured while the supernet trains.
+            self.latencies.request(self.space.operators(), self.space.layers_of_operators())
             self._take_table_if_complete()
         stages = [self._stage(1, self.space)]  # line 1
         for number in range(2, self.config.stages):  # line 2

@@ -7,6 +7,7 @@ one choice per layer.
 import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -124,6 +125,12 @@ class SearchSpace:
             if (operator := self.operator(index, choice)) is not None
         ]
         return tuple(dict.fromkeys((self.stem, *chosen, self.head)))
+
+    def layers_of_operators(self) -> dict[str, int]:
+        """In how many layers each operator is a choice, by its id."""
+        at = [(index, choice) for index, layer in enumerate(self.layers) for choice in layer.choices]
+        chosen = [self.stem, *(self.operator(index, choice) for index, choice in at), self.head]
+        return dict(Counter(operator.id for operator in chosen if operator is not None))
 
     def restricted(self, choices: Sequence[Sequence[str]]) -> "SearchSpace":
         """The space with only these choices per layer, in the order that this space lists them.

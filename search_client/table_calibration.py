@@ -67,7 +67,8 @@ def calibrated(
     """
     operators, model = space.operators(), latencies.device.model
     with progress.task(f"measuring operators of '{space.name}' on {model}", len(operators)) as advance:
-        latencies.measured(operators, purpose=Purpose.TABLE, on_progress=advance)
+        layers = space.layers_of_operators()
+        latencies.measured(operators, purpose=Purpose.TABLE, on_progress=advance, layers=layers)
     table = latencies.publish()
     networks = stratified_networks(space, table, count=count, rng=np.random.default_rng(seed))
     with progress.task(f"measuring networks of '{space.name}' on {model}", len(networks)) as advance:

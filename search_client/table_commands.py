@@ -67,10 +67,12 @@ def build(
     from search_client.progress import ConsoleProgress
     from search_client.spaces import load_space
 
-    operators = list(dict.fromkeys([*load_space(space).operators(), *(parse_key(key) for key in operator or ())]))
+    loaded = load_space(space)
+    operators = list(dict.fromkeys([*loaded.operators(), *(parse_key(key) for key in operator or ())]))
     with latency_service(service, device, client="table-build", wait=wait) as latencies:
         with ConsoleProgress().task(f"measuring '{space}' on {latencies.device.model}", len(operators)) as advance:
-            measured = latencies.measured(operators, purpose=Purpose.TABLE, on_progress=advance)
+            layers = loaded.layers_of_operators()
+            measured = latencies.measured(operators, purpose=Purpose.TABLE, on_progress=advance, layers=layers)
         table = latencies.publish()
     if as_json:
         typer.echo(table.model_dump_json())

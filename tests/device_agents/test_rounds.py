@@ -55,11 +55,13 @@ def run(
     operator: Make,
     *,
     count: int = 1,
+    leased: list[LeasedJob] | None = None,
     check: Callable[[], None] = lambda: None,
     brackets: Brackets | None = None,
     protocol: Protocol = PROTOCOL,
 ) -> dict[int, Outcome]:
-    leased, models = jobs(operator, count)
+    made, models = jobs(operator, count if leased is None else len(leased))
+    leased = made if leased is None else leased
     turns = measure(
         leased,
         protocol=protocol,
@@ -133,6 +135,15 @@ def test_a_budget_goes_to_the_widest_intervals(operator: Make) -> None:
     a, b, c = (len(measured(outcomes[job_id]).measurement.rounds) for job_id in (1, 2, 3))
     assert b > a >= c == 5
     assert 75 <= len(device.ran) <= 90  # of 3 * 30 s
+
+
+def test_a_budget_goes_to_what_many_layers_use(operator: Make) -> None:
+    device = scripted(a=cycle([1.0, 1.2, 1.4]), b=cycle([1.0, 1.2, 1.4]))
+    leased, _ = jobs(operator, 2)
+    leased[1] = leased[1].model_copy(update={"layers": 4})
+    outcomes = run(device, operator, leased=leased, protocol=within(60))
+    a, b = (len(measured(outcomes[job_id]).measurement.rounds) for job_id in (1, 2))
+    assert b > 2 * a
 
 
 def test_a_budget_is_not_ended_by_the_target(operator: Make) -> None:

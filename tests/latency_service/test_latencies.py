@@ -4,6 +4,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import event, select
 
 from latency_contract.devices import DeviceReport
@@ -145,6 +146,16 @@ def test_the_reading_of_the_reference_operator_is_stored_with_a_measurement(
     laboratory.accept(lease, result(lease, measurement, reference_ms=0.7))
     with database.reading() as session:
         assert session.scalars(select(MeasurementRow.reference_ms)).one() == 0.7
+
+
+def test_in_how_many_layers_an_operator_is_used_travels_to_who_measures_it(
+    laboratory: Laboratory, operator: Make
+) -> None:
+    laboratory.ask(operator(height=1), operator(height=2), queue_missing=True, layers=(3, 1))
+    laboratory.ask(operator(height=3), queue_missing=True)
+    assert [job.layers for job in laboratory.leased().jobs] == [3, 1, 1]
+    with pytest.raises(ValidationError, match="layers are given for 1 of 2 subjects"):
+        laboratory.ask(operator(height=1), operator(height=2), layers=(3,))
 
 
 def test_answers_come_in_the_order_of_the_question(laboratory: Laboratory, operator: Make) -> None:

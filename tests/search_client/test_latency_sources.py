@@ -39,7 +39,7 @@ def test_a_service_has_a_table_once_everything_is_measured(
     source: MeasuredLatencies, agent: Agent, operator: Callable[..., IBConv]
 ) -> None:
     operators = [operator(height=1), operator(height=2)]
-    source.request(operators)
+    source.request(operators, {})
     assert source.table_if_complete(operators) is None
     agent(lambda subject: float(subject.height))
     table = source.complete_table(operators)
@@ -58,7 +58,7 @@ def test_what_is_measured_is_measured_again_and_the_newest_counts(
         return float(times[subject.height])
 
     agent(slower_each_time)
-    source.request(operators)
+    source.request(operators, {})
     first = source.complete_table(operators)
     assert isinstance(first, Table)
     source.refine(operators[:1])
@@ -75,7 +75,7 @@ def test_where_the_newest_table_lacks_something_the_last_one_stands(
     source: MeasuredLatencies, agent: Agent, operator: Callable[..., IBConv]
 ) -> None:
     agent(lambda _: 1.0)
-    source.request([operator(height=1)])
+    source.request([operator(height=1)], {})
     source.complete_table([operator(height=1)])
     last = table_of(TINY, lambda _: 1.0)
     assert source.newest_table(last, [operator(height=2)]) is last
@@ -92,7 +92,7 @@ def test_a_search_that_began_with_another_table_does_not_measure_its_finals(
 
 def test_a_file_is_complete_and_measures_nothing(theirs: ImportedTable) -> None:
     source = TableFile(theirs)
-    source.request(TINY.operators())
+    source.request(TINY.operators(), {})
     source.release(TINY.operators())
     assert source.table_if_complete(TINY.operators()) is source.complete_table(TINY.operators()) is theirs
     network = TINY.network(("IBConv_K3_E1", "IBConv_K3_E1", "Identity", "Identity"))

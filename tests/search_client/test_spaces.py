@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,12 @@ def test_operators_are_distinct_and_in_network_order(tiny: SearchSpace) -> None:
     assert len(set(operators)) == len(operators)
     # Two choices of block 1; three of the first layer of block 2; three that its other two layers share.
     assert len(operators) == 1 + 2 + 3 + 3 + 1
+
+
+def test_layers_are_counted_where_an_operator_is_a_choice(tiny: SearchSpace) -> None:
+    layers = tiny.layers_of_operators()
+    assert set(layers) == {operator.id for operator in tiny.operators()}
+    assert Counter(layers.values()) == {1: 1 + 2 + 3 + 1, 2: 3}
 
 
 def test_every_operator_of_a_network_is_among_the_operators(tiny: SearchSpace) -> None:
