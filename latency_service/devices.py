@@ -152,7 +152,7 @@ def _alive_since(settings: Settings, now: datetime) -> datetime:
 
 
 def note_seen(session: Session, serial: str, *, now: datetime) -> None:
-    """An agent has asked for work, in vain."""
+    """An agent has asked for work."""
     session.execute(update(DeviceRow).where(DeviceRow.serial == serial).values(last_seen_at=now))
 
 

@@ -149,8 +149,11 @@ def nothing_to_lease(session: Session, device: DeviceRow, *, now: datetime) -> b
 
 
 def lease(session: Session, device: DeviceRow, *, max_jobs: int, settings: Settings, now: datetime) -> Lease | None:
-    """A batch of jobs for a device; None where there is nothing to do, or the device rests or is in quarantine."""
-    device.last_seen_at = now
+    """A batch of jobs for a device; None where there is nothing to do, or the device rests or is in quarantine.
+
+    The device's row may have been read in another session, a moment before.
+    """
+    devices.note_seen(session, device.serial, now=now)
     if device.quarantine is not None or devices.at_rest(device, now):
         return None
     protocol, reference_sha256 = conversion_queue.with_reference(session, device.protocol_id)
@@ -215,10 +218,8 @@ def _store(
     """What one device has measured under one lease, and so under one protocol. Raises WrongMeasurement."""
     first, _ = measured[0]
     protocol = load_protocol(session, first.protocol_id)
-    subject_ids = [job.subject_id for job, _ in measured]
-    models = conversion_queue.model_sha256s(session, subject_ids, precision=first.precision)
     for job, made in measured:
-        _check_belongs(job, made, protocol=protocol, model_sha256=models.get(job.subject_id))
+        _check_belongs(job, made, protocol=protocol)
     session.execute(insert(MEASUREMENTS), [_measurement_values(job, made) for job, made in measured])
     queue.complete(session, [job.id for job, _ in measured])
     device = devices.known(session, first.leased_by)
@@ -274,11 +275,11 @@ def _entry(subject: Subject, latency: Latency | None, job: AnyRow | None) -> Lat
     return LatencyEntry(subject_id=subject.id, key=subject.key, status=status, latency=latency, error=error)
 
 
-def _check_belongs(job: OwnedJob, measured: Measurement, *, protocol: Protocol, model_sha256: str | None) -> None:
+def _check_belongs(job: OwnedJob, measured: Measurement, *, protocol: Protocol) -> None:
     for what, expected, found in (
         ("subject", job.subject_id, measured.subject_id),
         ("device", job.leased_by, measured.provenance.device_serial),
-        ("model file", model_sha256, measured.provenance.model_sha256),
+        ("model file", job.model_sha256, measured.provenance.model_sha256),
         ("confidence", protocol.stopping.confidence, measured.confidence),
     ):
         if expected != found:

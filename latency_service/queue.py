@@ -61,6 +61,7 @@ from latency_service.subjects import insert_if_absent, lock_subjects
 JOBS = JobRow.metadata.tables[JobRow.__tablename__]  # without the session's bookkeeping, which costs more than a job
 # As the indices of active jobs have it: PostgreSQL plans some statements before it knows their values.
 ACTIVE: tuple[ColumnElement[str], ...] = (literal_column("'queued'"), literal_column("'leased'"))
+MODELS = ModelRow.metadata.tables[ModelRow.__tablename__]
 SUBJECTS = SubjectRow.metadata.tables[SubjectRow.__tablename__]
 THESE: BindParameter[Sequence[int]] = bindparam("these", expanding=True)
 MOMENT = bindparam("moment", type_=UtcDateTime())
@@ -90,8 +91,8 @@ class OwnedJob(NamedTuple):
     subject_id: str
     device_model: str
     protocol_id: str
-    precision: str
     leased_by: str
+    model_sha256: str | None  # None where the model was not kept
 
 
 class Renewal(NamedTuple):
@@ -420,9 +421,15 @@ def _locking_subjects() -> Select[str]:
 
 @cache
 def _locking_jobs() -> Select[*tuple[Any, ...]]:
-    columns = [JOBS.c[name] for name in (*OwnedJob._fields, "state")]
-    of_lease = select(*columns).where(JOBS.c.id.in_(THESE), JOBS.c.lease_token == bindparam("token"))
-    return of_lease.order_by(JOBS.c.id).with_for_update(key_share=True)
+    model = and_(MODELS.c.subject_id == JOBS.c.subject_id, MODELS.c.precision == JOBS.c.precision)
+    columns = [JOBS.c[name] for name in OwnedJob._fields[:-1]]
+    return (
+        select(*columns, MODELS.c.sha256, JOBS.c.state)
+        .outerjoin(MODELS, model)
+        .where(JOBS.c.id.in_(THESE), JOBS.c.lease_token == bindparam("token"))
+        .order_by(JOBS.c.id)
+        .with_for_update(of=JOBS, key_share=True)
+    )
 
 
 @cache

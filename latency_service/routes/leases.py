@@ -42,7 +42,6 @@ def lease_jobs(
         wait_s = _wait_s(session, device, service, now) if idle else 0
     if not idle:
         with service.database.writing() as session:
-            device = devices.known(session, request.serial)
             lease = latencies.lease(session, device, max_jobs=request.max_jobs, settings=settings, now=now)
             wait_s = _wait_s(session, device, service, now) if lease is None else 0
     elif seen_s_ago > settings.seen_s:

@@ -282,7 +282,7 @@ def test_migrations_go_back_and_forth_with_data_in_the_tables(
         made = measurement(operator().id)
         evidence = RejectedRound(round=made.rounds[0], reason="hot", before=DeviceState(), after=DeviceState())
         made = made.model_copy(update={"rejected": (evidence,)})
-        owned = OwnedJob(job.id, operator().id, model, protocol.id, "float32", leased_by="A1")
+        owned = OwnedJob(job.id, operator().id, model, protocol.id, leased_by="A1", model_sha256=None)
         row = MeasurementRow(**latencies._measurement_values(owned, made))
         wants = [WantRow(job_id=job.id, owner=owner, client="me") for owner in ("", "ana", "bob")]
         session.add_all([row, *wants, ModelFileRow(sha256="a", content=b"\0x")])
