@@ -43,6 +43,7 @@ LIVE_SETTINGS = Settings(lease_s=3.0)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Of two workers, one begins with what measures on this machine, file after file; the other with the fast tests.
 
