@@ -29,7 +29,7 @@ search: $(VENV)/installed
 		|| { echo "The log of service and agent is in runs/demo.log." >&2; exit 1; }
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 check: $(VENV)/installed
 	$(BIN)/ruff check .

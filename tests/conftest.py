@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import uvicorn
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from benchmarks.debian_adbd import installed
 from benchmarks.debian_caddy import program as caddy
@@ -39,22 +40,27 @@ from tests.agents import answer_lease
 settings.register_profile("any machine", deadline=None)  # no test here is about time
 settings.load_profile("any machine")
 
+ROOT = Path(__file__).parent.parent
 LIVE_SETTINGS = Settings(lease_s=3.0)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of two workers, one begins with what measures on this machine, file after file; the other with the fast tests.
+class OneMeasures(LoadScopeScheduling):  # type: ignore[misc]
+    """A file stays with one worker, and all that measure on this machine with the same one: no other waits for it."""
 
-    Otherwise the one would wait while the other measures. A file is never shared between workers (--dist loadgroup).
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    measures = {item: "this_machine" in getattr(item, "fixturenames", ()) for item in items}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("this machine" if measures[item] else str(item.path)))
-    items.sort(key=lambda item: not measures[item])
+    MEASURING = frozenset(
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if 'usefixtures("this_machine")' in path.read_text()
+    )
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "this machine" if file in self.MEASURING else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneMeasures:
+    return OneMeasures(config, log)
 
 
 class Clock:
