@@ -58,11 +58,12 @@ from latency_service.models import (
 )
 from latency_service.subjects import insert_if_absent, lock_subjects
 
-JOBS = JobRow.metadata.tables[JobRow.__tablename__]  # without the session's bookkeeping, which costs more than a job
-# As the indices of active jobs have it: PostgreSQL plans some statements before it knows their values.
-ACTIVE: tuple[ColumnElement[str], ...] = (literal_column("'queued'"), literal_column("'leased'"))
+# Without the session's bookkeeping, which costs more than a job.
+JOBS = JobRow.metadata.tables[JobRow.__tablename__]
 MODELS = ModelRow.metadata.tables[ModelRow.__tablename__]
 SUBJECTS = SubjectRow.metadata.tables[SubjectRow.__tablename__]
+# As the indices of active jobs have it: PostgreSQL plans some statements before it knows their values.
+ACTIVE: tuple[ColumnElement[str], ...] = (literal_column("'queued'"), literal_column("'leased'"))
 THESE: BindParameter[Sequence[int]] = bindparam("these", expanding=True)
 MOMENT = bindparam("moment", type_=UtcDateTime())
 # What a running search waits for comes first, then table builds, oldest first; what is known already comes last.
