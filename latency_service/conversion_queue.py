@@ -23,6 +23,13 @@ class Conversion(NamedTuple):
     attempt: int
 
 
+class Converted(NamedTuple):
+    """A subject that has its TFLite file."""
+
+    subject: Subject
+    sha256: str  # of the file
+
+
 def request(session: Session, subject_ids: Sequence[str], *, precision: str, now: datetime) -> None:
     """Have these subjects converted, if they are not already; one that failed or was dropped is converted anew."""
     if not subject_ids:
@@ -100,19 +107,15 @@ def postpone(session: Session, conversion: Conversion) -> None:
         row.state = ModelState.PENDING
 
 
-def bury(session: Session, conversion: Conversion, *, how: str, most: int, now: datetime) -> int:
-    """The converter's process came to its end on this subject: another attempt, or with `most` deaths none.
+def count_death(session: Session, conversion: Conversion) -> int:
+    """The converter's process came to its end on this subject. Returns how often one has, in whatever service.
 
-    Returns how many they are, in whatever service. 0 where somebody else has the subject by now.
+    0 where somebody else has the subject by now.
     """
     row = _owned(session, conversion)
     if row is None:
         return 0
     row.deaths += 1
-    if row.deaths < most:
-        row.state = ModelState.PENDING
-    else:
-        fail(session, conversion, error=f"the converter {how} on this model, deaths: {row.deaths}", now=now)
     return row.deaths
 
 
@@ -120,13 +123,6 @@ def _owned(session: Session, conversion: Conversion) -> ModelRow | None:
     """The row, if this claim still owns it: a converter that let its claim run out changes nothing."""
     row = session.get_one(ModelRow, (conversion.subject_id, conversion.precision), with_for_update=True)
     return row if row.state == ModelState.CONVERTING and row.attempts == conversion.attempt else None
-
-
-class Converted(NamedTuple):
-    """A subject that has its TFLite file."""
-
-    subject: Subject
-    sha256: str  # of the file
 
 
 def converted(session: Session, subject_ids: Iterable[str], *, precision: str) -> dict[str, Converted]:
@@ -147,13 +143,6 @@ def with_reference(session: Session, protocol_id: str) -> tuple[Protocol, str | 
         .where(ProtocolRow.id == protocol_id)
     ).one()
     return read_protocol(row.document), row.sha256
-
-
-def model_sha256s(session: Session, subject_ids: Iterable[str], *, precision: str) -> dict[str, str]:
-    """Hashes of the subjects' TFLite files; nothing of those that have none yet."""
-    ready = select(ModelRow.subject_id, ModelRow.sha256)
-    rows = session.execute(ready.where(ModelRow.subject_id.in_(list(subject_ids)), _ready(precision)))
-    return {row.subject_id: row.sha256 for row in rows if row.sha256 is not None}
 
 
 def _ready(precision: str | InstrumentedAttribute[str]) -> ColumnElement[bool]:

@@ -217,20 +217,18 @@ class Converter:
         Claims are not counted: services are stopped and killed in the middle of one, and a process may be killed before
         it has begun, while it imports TensorFlow. What is oldest would always be blamed for that.
         """
-        begun, most = self.warm, self._settings.max_conversion_attempts
+        begun = self.warm
         self._renew_pool()
         how = "did not finish in time" if isinstance(error, TimeoutError) else "died"
+        where = f"on {conversion.subject_id}" if begun else "before TensorFlow was imported"
+        log.warning("the converter %s %s", how, where)
         self._metrics.conversions.labels("crashed").inc()
-        if not begun:
-            log.warning("the converter %s before TensorFlow was imported", how)
-            with self._database.writing() as session:
-                conversion_queue.postpone(session, conversion)
-            return
         with self._database.writing() as session:
-            deaths = conversion_queue.bury(session, conversion, how=how, most=most, now=self._clock())
-        log.warning("the converter %s on %s (deaths: %d)", how, conversion.subject_id, deaths)
-        if deaths >= most:
-            self._metrics.conversions.labels("failed").inc()
+            deaths = conversion_queue.count_death(session, conversion) if begun else 0
+            if deaths < self._settings.max_conversion_attempts:
+                conversion_queue.postpone(session, conversion)
+                return
+        self._give_up(conversion, error=f"the converter {how} on this model, deaths: {deaths}")
 
 
 def _stopped() -> ConverterBusy:

@@ -87,9 +87,9 @@ def _newest_jobs() -> Select[str, str, str | None]:
 
 def _newest(table: type[JobRow | MeasurementRow]) -> Select[int]:
     """The last id of each subject."""
-    of_table = (table.device_model == bindparam("model"), table.protocol_id == bindparam("protocol"))
     these: BindParameter[Sequence[str]] = bindparam("these", expanding=True)
-    return select(func.max(table.id)).where(*of_table, table.subject_id.in_(these)).group_by(table.subject_id)
+    newest = select(func.max(table.id)).where(queue.of_table(table), table.subject_id.in_(these))
+    return newest.group_by(table.subject_id)
 
 
 def queue_missing(

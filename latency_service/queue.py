@@ -50,6 +50,7 @@ from latency_service.models import (
     ACTIVE_STATES,
     DeviceRow,
     JobRow,
+    MeasurementRow,
     ModelRow,
     ModelState,
     SubjectRow,
@@ -363,7 +364,7 @@ def _giving_up() -> Update:
     spent = aliased(JobRow)
     given_up = (
         select(spent.id)
-        .where(_of_table(spent), spent.state.in_(ACTIVE), _expired(spent), spent.attempts >= bindparam("most_attempts"))
+        .where(of_table(spent), spent.state.in_(ACTIVE), _expired(spent), spent.attempts >= bindparam("most_attempts"))
         .with_for_update(key_share=True, skip_locked=True)
     ).cte("given_up")
     return (
@@ -440,17 +441,17 @@ def _completing() -> Update:
 
 @cache
 def _counting() -> Select[int]:
-    owned = and_(JOBS.c.lease_token == bindparam("token"), JOBS.c.state == JobState.LEASED)
-    return select(func.count()).select_from(JOBS).where(owned)
+    return select(func.count()).select_from(JobRow).where(_owned(bindparam("token")))
 
 
-def _of_table(job: type[JobRow]) -> ColumnElement[bool]:
+def of_table(job: type[JobRow | MeasurementRow]) -> ColumnElement[bool]:
+    """Rows of the parameters `model` and `protocol`."""
     return and_(job.device_model == bindparam("model"), job.protocol_id == bindparam("protocol"))
 
 
 def _eligible(job: type[JobRow]) -> ColumnElement[bool]:
     return and_(
-        _of_table(job),
+        of_table(job),
         job.state.in_(ACTIVE),
         or_(job.state == JobState.QUEUED, _expired(job)),
         exists().where(
@@ -465,7 +466,7 @@ def _expired(job: type[JobRow]) -> ColumnElement[bool]:
     return and_(job.state == JobState.LEASED, job.lease_expires_at <= MOMENT)
 
 
-def _owned(token: str) -> ColumnElement[bool]:
+def _owned(token: str | BindParameter[str]) -> ColumnElement[bool]:
     return and_(JobRow.lease_token == token, JobRow.state == JobState.LEASED)
 
 

@@ -118,19 +118,21 @@ class SearchSpace:
 
     def operators(self) -> tuple[Conv | IBConv | Head, ...]:
         """Every distinct operator, stem and head included, in network order: what a latency table has to hold."""
+        return tuple(dict.fromkeys(self._choosable()))
+
+    def layers_of_operators(self) -> dict[str, int]:
+        """In how many layers each operator is a choice, by its id."""
+        return dict(Counter(operator.id for operator in self._choosable()))
+
+    def _choosable(self) -> list[Conv | IBConv | Head]:
+        """Stem, every operator of every layer, head: one that several layers offer is there as often."""
         chosen = [
             operator
             for index, layer in enumerate(self.layers)
             for choice in layer.choices
             if (operator := self.operator(index, choice)) is not None
         ]
-        return tuple(dict.fromkeys((self.stem, *chosen, self.head)))
-
-    def layers_of_operators(self) -> dict[str, int]:
-        """In how many layers each operator is a choice, by its id."""
-        at = [(index, choice) for index, layer in enumerate(self.layers) for choice in layer.choices]
-        chosen = [self.stem, *(self.operator(index, choice) for index, choice in at), self.head]
-        return dict(Counter(operator.id for operator in chosen if operator is not None))
+        return [self.stem, *chosen, self.head]
 
     def restricted(self, choices: Sequence[Sequence[str]]) -> "SearchSpace":
         """The space with only these choices per layer, in the order that this space lists them.

@@ -21,6 +21,11 @@ def request(database: Database, clock: Clock, *operators: IBConv) -> None:
         conversion_queue.request(session, [o.id for o in operators], precision="float32", now=clock())
 
 
+def sha256s(session: Session, subject_id: str) -> dict[str, str]:
+    found = conversion_queue.converted(session, [subject_id], precision="float32")
+    return {subject_id: converted.sha256 for subject_id, converted in found.items()}
+
+
 def claim(database: Database, clock: Clock) -> Conversion | None:
     with database.writing() as session:
         return conversion_queue.claim(session, claim_s=CLAIM_S, now=clock())
@@ -41,9 +46,7 @@ def test_a_subject_is_converted_once_however_often_it_is_asked_for(
     assert claim(database, clock) is None
     with database.writing() as session:
         conversion_queue.store(session, conversion, content=b"model", conversion_s=0.1)
-        assert conversion_queue.model_sha256s(session, [operator().id], precision="float32") == {
-            operator().id: sha256(b"model")
-        }
+        assert sha256s(session, operator().id) == {operator().id: sha256(b"model")}
         assert model_files.content(session, sha256(b"model")) == b"model"
     request(database, clock, operator())
     assert claim(database, clock) is None
@@ -76,9 +79,7 @@ def test_a_converter_that_lost_its_subject_changes_nothing(database: Database, c
         conversion_queue.postpone(session, stale)
         conversion_queue.store(session, stale, content=b"another", conversion_s=0.1)
         conversion_queue.renew(session, stale, claim_s=CLAIM_S, now=clock())
-        assert conversion_queue.model_sha256s(session, [operator().id], precision="float32") == {
-            operator().id: sha256(b"model")
-        }
+        assert sha256s(session, operator().id) == {operator().id: sha256(b"model")}
 
 
 def test_deaths_on_a_subject_are_counted_whoever_dies(database: Database, clock: Clock, operator: Make) -> None:
@@ -88,7 +89,12 @@ def test_deaths_on_a_subject_are_counted_whoever_dies(database: Database, clock:
     for _ in range(3):
         conversion = claimed(database, clock)
         with database.writing() as session:
-            deaths.append(conversion_queue.bury(session, conversion, how="died", most=3, now=clock()))
+            deaths.append(conversion_queue.count_death(session, conversion))
+            if len(deaths) < 3:
+                conversion_queue.postpone(session, conversion)
+            else:
+                error = "the converter died on this model, deaths: 3"
+                conversion_queue.fail(session, conversion, error=error, now=clock())
     assert deaths == [1, 2, 3]
     assert claim(database, clock) is None
     with database.reading() as session:
@@ -96,8 +102,8 @@ def test_deaths_on_a_subject_are_counted_whoever_dies(database: Database, clock:
         assert (row.state, row.error) == (ModelState.FAILED, "the converter died on this model, deaths: 3")
     request(database, clock, operator())
     with database.writing() as session:
-        assert conversion_queue.bury(session, claimed_in(session, clock), how="died", most=3, now=clock()) == 1
-        assert conversion_queue.bury(session, conversion, how="died", most=3, now=clock()) == 0, "it is another's"
+        assert conversion_queue.count_death(session, claimed_in(session, clock)) == 1
+        assert conversion_queue.count_death(session, conversion) == 0, "it is another's"
 
 
 def test_a_converter_that_renews_its_claim_keeps_its_subject(database: Database, clock: Clock, operator: Make) -> None:
@@ -116,7 +122,7 @@ def test_a_failed_conversion_has_no_model_and_is_tried_again_when_asked_for(
     request(database, clock, operator())
     with database.writing() as session:
         conversion_queue.fail(session, claimed_in(session, clock), error="no such kernel", now=clock())
-        assert conversion_queue.model_sha256s(session, [operator().id], precision="float32") == {}
+        assert sha256s(session, operator().id) == {}
     assert claim(database, clock) is None
     request(database, clock, operator())
     assert claimed(database, clock).attempt == 1

@@ -56,7 +56,8 @@ def test_a_file_is_ready_without_a_conversion(
                 session, query, missing, device_model=model, protocol=protocol, now=clock()
             )
             assert [entry.status for entry in entries] == [LatencyStatus.QUEUED] * 2
-        assert conversion_queue.model_sha256s(session, [file.id], precision="float32") == {file.id: file.sha256}
+        converted = conversion_queue.converted(session, [file.id], precision="float32")
+        assert converted == {file.id: (file, file.sha256)}
         conversion = conversion_queue.claim(session, claim_s=1.0, now=clock())
         assert conversion is not None, "the protocol's reference operator"
         assert conversion_queue.claim(session, claim_s=1.0, now=clock()) is None
