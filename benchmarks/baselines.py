@@ -104,7 +104,7 @@ def nsga2(
         genes = offspring.get("X").astype(int)
         latency_ms = problem.latency.of(genes)
         rows = [tuple(row) for row in genes.tolist()]
-        within = bounds.contain(latency_ms)
+        within = problem.feasible(genes)
         new = [index for index, row in enumerate(rows) if within[index] and row not in accuracy]
         if new:
             newest = evaluate_generation(problem, genes[new], generation=generation, known=known)

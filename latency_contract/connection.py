@@ -159,19 +159,22 @@ class ServiceConnection:
                 f"The service at {self.base_url} does not answer ({error or type(error).__name__})."
                 " Is `padnas-service serve` running there?"
             ) from error
-        if response.status_code >= 500:  # the service's own fault, which may pass
-            raise ServiceUnreachable(f"The service at {self.base_url} cannot answer (status {response.status_code}).")
-        if response.status_code >= 400:
-            try:
-                body = ErrorBody.model_validate_json(response.content)
-            except ValidationError as error:
-                raise NotThisService(
-                    f"{self.base_url}{path} answered with status {response.status_code} and no explanation."
-                    " Is this the address of a latency service?"
-                ) from error
-            refusal = NotAllowed if response.status_code in (401, 403) else ServiceRefused
-            raise refusal(body.error, body.detail, status=response.status_code)
-        return response
+        status = response.status_code
+        if status < 400:
+            return response
+        try:
+            body = ErrorBody.model_validate_json(response.content)
+        except ValidationError as error:
+            if status >= 500:  # of a proxy, perhaps
+                raise ServiceUnreachable(f"The service at {self.base_url} cannot answer (status {status}).") from error
+            raise NotThisService(
+                f"{self.base_url}{path} answered with status {status} and no explanation."
+                " Is this the address of a latency service?"
+            ) from error
+        if status >= 500:  # the service's own fault, which may pass
+            raise ServiceUnreachable(f"The service at {self.base_url} cannot answer (status {status}): {body.detail}")
+        refusal = NotAllowed if status in (401, 403) else ServiceRefused
+        raise refusal(body.error, body.detail, status=status)
 
 
 def _authorization(url: httpx.URL) -> Callable[[httpx.Request], httpx.Request] | None:

@@ -55,7 +55,7 @@ class Quarantine(Contract):
 class Device(DeviceReport):
     """One unit, as the service sees it."""
 
-    alive: bool  # its agent spoke to the service within the last minute and a half
+    alive: bool  # its agent spoke to the service within the last two minutes
     last_seen_at: AwareDatetime
     faults: int  # of the device in a row, since the last accepted measurement
     last_fault: str | None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from latency_contract.calibrations import (
@@ -18,9 +18,10 @@ from latency_contract.calibrations import (
 from latency_contract.canonical import canonical_json
 from latency_contract.operators import Network, subject_adapter
 from latency_contract.predictions import Prediction, PredictionQuery, add_up, predicted
-from latency_contract.tables import Table
+from latency_contract.tables import Latency, Table
 from latency_service.errors import CannotCalibrate, NotInTable
-from latency_service.models import CalibrationRow, MeasurementRow, SubjectRow, TableVersionRow
+from latency_service.latencies import newest_latencies
+from latency_service.models import CalibrationRow, SubjectRow, TableVersionRow
 
 
 def calibrate(session: Session, table: Table, request: CalibrationRequest, *, now: datetime) -> Calibration:
@@ -43,7 +44,7 @@ def calibrate(session: Session, table: Table, request: CalibrationRequest, *, no
         )
     networks = _measured(session, table, request)
     terms = [add_up(network.operators, table.by_subject) for network, _ in networks]
-    latencies_ms = [row.latency_ms for _, row in networks]
+    latencies_ms = [latency.latency_ms for _, latency in networks]
     sums = [one.terms for one in terms]
     try:
         fit = least_squares(choose_form(sums, latencies_ms), sums, latencies_ms)
@@ -55,16 +56,16 @@ def calibrate(session: Session, table: Table, request: CalibrationRequest, *, no
             subject_id=network.id,
             key=network.key,
             operators=tuple(operator.key for operator in network.operators),
-            measurement_id=row.id,
+            measurement_id=latency.measurement_id,
             sum_ms=added.terms.sum_ms,
             sum_deviation_ms=added.above_ms or 0.0,
             activations_m=added.terms.activations_m,
-            latency_ms=row.latency_ms,
-            low_ms=row.low_ms,
-            high_ms=row.high_ms,
+            latency_ms=latency.latency_ms,
+            low_ms=latency.low_ms,
+            high_ms=latency.high_ms,
             predicted_ms=predicted_ms,
         )
-        for (network, row), added, predicted_ms in zip(networks, terms, by_others_ms, strict=True)
+        for (network, latency), added, predicted_ms in zip(networks, terms, by_others_ms, strict=True)
     )
     errors_pct = [abs(network.error_pct) for network in judged]
     made = Calibration(
@@ -120,30 +121,18 @@ def predict(session: Session, table: Table, query: PredictionQuery) -> list[Pred
     return found
 
 
-def _measured(session: Session, table: Table, request: CalibrationRequest) -> Sequence[tuple[Network, MeasurementRow]]:
-    """The networks and their newest measurements, in the order asked. Raises CannotCalibrate."""
+def _measured(session: Session, table: Table, request: CalibrationRequest) -> Sequence[tuple[Network, Latency]]:
+    """The networks and their newest latencies that count, in the order asked. Raises CannotCalibrate."""
     ids = list(dict.fromkeys(request.network_ids))
     if len(ids) < MIN_NETWORKS:
         raise CannotCalibrate(f"Only {len(ids)} networks are named, and {MIN_NETWORKS} are needed. Measure more.")
-    newest = (
-        select(func.max(MeasurementRow.id))
-        .where(
-            MeasurementRow.device_model == table.device_model,
-            MeasurementRow.protocol_id == table.protocol.id,
-            MeasurementRow.subject_id.in_(ids),
-        )
-        .group_by(MeasurementRow.subject_id)
-    )
-    rows = session.execute(
-        select(SubjectRow, MeasurementRow)
-        .join(MeasurementRow, MeasurementRow.subject_id == SubjectRow.id)
-        .where(MeasurementRow.id.in_(newest))
-    )
-    found: dict[str, tuple[Network, MeasurementRow]] = {}
-    for subject, measurement in rows:
-        network = subject_adapter.validate_json(subject.document)
+    known = newest_latencies(session, ids, device_model=table.device_model, protocol=table.protocol)
+    rows = session.execute(select(SubjectRow.id, SubjectRow.document).where(SubjectRow.id.in_(list(known))))
+    found: dict[str, tuple[Network, Latency]] = {}
+    for subject_id, document in rows:
+        network = subject_adapter.validate_json(document)
         if isinstance(network, Network):
-            found[subject.id] = (network, measurement)
+            found[subject_id] = (network, known[subject_id])
     if unknown := [subject_id for subject_id in ids if subject_id not in found]:
         raise CannotCalibrate(
             f"{len(unknown)} of {len(ids)} networks are not measured on {table.device_model} under this protocol,"

@@ -1,4 +1,4 @@
-"""`padnas-service`: serve, migrate, token; and what keeps it going: status, prune, backup, restore."""
+"""`padnas-service`: serve, migrate, token, device; and what keeps it going: status, prune, backup, restore."""
 
 import contextlib
 import json
@@ -84,7 +84,7 @@ def serve(
         if not settings.this_machine_alone and not tokens.valid(session):
             _refuse(
                 f"Without tokens the service listens on this machine alone, not on {host}. Use --host 127.0.0.1, or"
-                f" create one: padnas-service token create --role client --name NAME --database-url {database.url}"
+                " create one in the same database: padnas-service token create --role client --name NAME"
             )
     # After its own shutdown uvicorn raises the signal again; this makes it an exit with status 0.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -104,12 +104,8 @@ def serve(
 def migrate(database_url: DatabaseUrl = Settings.database_url) -> None:
     """Bring a database's schema up to this program's."""
     database = _open(database_url)
-    try:
+    with _closing(database):
         database.migrate()
-    except DatabaseError as error:
-        _refuse(_cannot_open(database, error), status=1)
-    finally:
-        database.dispose()
     typer.echo(f"{database.url} has the current schema")
 
 
@@ -185,10 +181,14 @@ def device_release(
     """End a unit's quarantine: it is as it should be, and what it reads from now on is usual."""
     with _existing(database_url) as database, database.writing() as session:
         try:
-            drift.release(session, devices.known(session, serial, lock=True))
+            released = drift.release(session, devices.known(session, serial, lock=True))
         except UnknownDevice as error:
             _refuse(str(error), status=1)
-    typer.echo(f"{serial} measures again; its history begins anew")
+    typer.echo(
+        f"{serial} measures again; its history begins anew"
+        if released
+        else f"{serial} is not in quarantine; nothing has changed"
+    )
 
 
 @contextlib.contextmanager

@@ -194,10 +194,16 @@ class Converter:
             try:
                 return model.result(claim_s / 3)  # concurrent.futures.wait() would miss that it is cancelled
             except TimeoutError:
-                if model.done() or time.monotonic() > deadline:
+                if model.done():  # since then, or with a TimeoutError of its own
+                    return model.result()
+                if time.monotonic() > deadline:
                     raise
-            with self._database.writing() as session:
-                conversion_queue.renew(session, conversion, claim_s=claim_s, now=self._clock())
+            try:
+                with self._database.writing() as session:
+                    conversion_queue.renew(session, conversion, claim_s=claim_s, now=self._clock())
+            except SQLAlchemyError as error:  # no fault of the subject's; a claim that runs out costs a repetition
+                log.warning("the converter cannot renew a claim: %s", reason(error))
+                self._metrics.database_errors.inc()
 
     def _renew_pool(self) -> None:
         _kill(self._pool)

@@ -17,7 +17,7 @@ from latency_service import devices, latencies, searches, tables, units
 from latency_service import status as service_status
 from latency_service.heat_map import HeatMap, Line, heat_map
 from latency_service.models import DeviceRow, MeasurementRow, SubjectRow
-from latency_service.overview import AtWork, at_work
+from latency_service.overview import Leased, leased
 from latency_service.searches import ReportedSearch
 from latency_service.settings import Settings
 from latency_service.status import Status, Unit
@@ -54,7 +54,7 @@ class Front(NamedTuple):
     units: Page[Unit]
     waiting: int  # jobs
     leased: int
-    at_work: Sequence[AtWork]
+    at_work: Sequence[Leased]
     searches: Sequence[ReportedSearch]
     tables: Sequence[TableSummary]
 
@@ -68,7 +68,7 @@ def front(session: Session, *, database: str, settings: Settings, page: int, now
         page_of(ordered, page, size=UNITS),
         sum(entry.jobs for entry in status.queue if entry.state == "queued"),
         sum(entry.jobs for entry in status.queue if entry.state == "leased"),
-        at_work(session, limit=AT_WORK),
+        leased(session, limit=AT_WORK, now=now),
         searches.recent(session, limit=SEARCHES),
         tables.latest(session, limit=TABLES),
     )

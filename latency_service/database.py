@@ -66,6 +66,8 @@ class Database:
     def migrate(self) -> None:
         """Bring the schema to this program's, from nothing or from an older one. Who comes second finds it done.
 
+        Raises SchemaMismatch where a newer program has made it, and changes nothing then.
+
         In one transaction, which is begun here: Alembic would have one for each step on SQLite, and who came second
         would go on where it found the first one.
         """
@@ -74,6 +76,8 @@ class Database:
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
                 connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")
+            if (found := _schema_of(connection)) not in (None, *_known_schemas()):
+                raise _mismatch(found)
             config = alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -82,15 +86,14 @@ class Database:
         return not inspect(self.engine).get_table_names()
 
     def check_schema(self) -> None:
-        """Raise SchemaMismatch unless the database's schema is this program's."""
-        expected = ScriptDirectory.from_config(alembic_config()).get_current_head()
+        """Raise SchemaMismatch unless the database's schema is this program's.
+
+        The sentence says nothing of the database but its schema: `/readyz` tells it to everybody.
+        """
         with self.engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-        if found != expected:
-            raise SchemaMismatch(
-                f"The database has schema {found or 'none'}, this program needs {expected}."
-                f" Run: padnas-service migrate --database-url {self.url}"
-            )
+            found = _schema_of(connection)
+        if found != _known_schemas()[0]:
+            raise _mismatch(found)
 
     def dispose(self) -> None:
         self.engine.dispose()
@@ -166,6 +169,27 @@ def alembic_config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(installed if installed.is_dir() else here.parent / "migrations"))
     return config
+
+
+def _known_schemas() -> list[str]:
+    """Revisions that this program can bring a database to or from, the one that it needs first."""
+    return [schema.revision for schema in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
+
+
+def _schema_of(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _mismatch(found: str | None) -> SchemaMismatch:
+    needed, *older = _known_schemas()
+    return SchemaMismatch(
+        f"The database has schema {found or 'none'}, this program needs {needed}. "
+        + (
+            "Run `padnas-service migrate` with the same database URL."
+            if found is None or found in older
+            else "A newer program has made it: install that version, or restore a backup."
+        )
+    )
 
 
 def _prepare_sqlite(engine: Engine) -> None:

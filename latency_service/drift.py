@@ -156,10 +156,22 @@ def take_check(
     )
 
 
-def release(session: Session, device: DeviceRow) -> None:
-    """Somebody says that the unit is as it should be: what it reads from now on is usual."""
+def release(session: Session, device: DeviceRow) -> bool:
+    """Somebody says that the unit is as it should be: what it reads from now on is usual.
+
+    Returns whether it was in quarantine. One that was not keeps its history, however often it is released.
+    """
+    quarantine = devices.quarantine_of(device)
+    if quarantine is None:
+        return False
     device.quarantine = None
-    session.execute(delete(ReferenceReadingRow).where(ReferenceReadingRow.device_serial == device.serial))
+    session.execute(
+        delete(ReferenceReadingRow).where(
+            ReferenceReadingRow.device_serial == device.serial,
+            ReferenceReadingRow.protocol_id == quarantine.protocol_id,
+        )
+    )
+    return True
 
 
 def _usual(session: Session, device: DeviceRow, *, protocol: Protocol, now: datetime) -> Fences | None:

@@ -4,6 +4,7 @@ ServiceFault
 ├── NoToken            401   a token is needed, and none was sent
 ├── InvalidToken       401   a token that is not known here, or was revoked
 ├── WrongRole          403   a token that may do other things than this
+├── WrongHost          403   no token is needed yet, and the request is for another name than this machine's own
 ├── UnknownDevice      404
 ├── UnknownProtocol    404
 ├── UnknownOperator    404   a text key that names no acceptable operator
@@ -49,6 +50,11 @@ class InvalidToken(ServiceFault):
 
 
 class WrongRole(ServiceFault):
+    status = 403
+    headers: ClassVar = HANG_UP
+
+
+class WrongHost(ServiceFault):
     status = 403
     headers: ClassVar = HANG_UP
 

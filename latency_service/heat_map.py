@@ -30,7 +30,7 @@ class Line(NamedTuple):
 class HeatMap(NamedTuple):
     columns: tuple[str, ...]
     lines: tuple[Line, ...]  # from the input of a network to its output
-    ends: tuple[tuple[str, Cell], ...]  # stems and heads, which have no choice
+    ends: tuple[tuple[str, Cell], ...]  # convolutions and heads
     fastest_ms: float
     slowest_ms: float
 
@@ -58,7 +58,7 @@ def heat_map(entries: Iterable[TableEntry]) -> HeatMap:
         )
         operator = entry.operator
         if not isinstance(operator, IBConv):
-            ends.append((_end(operator), cell))
+            ends.append((_end(operator, with_activation=several_activations), cell))
             continue
         activation = list(type(operator.activation)).index(operator.activation)
         where = (-operator.height, -operator.width, operator.in_channels, operator.out_channels, operator.stride)
@@ -93,8 +93,10 @@ def _layer(operator: IBConv, *, with_activation: bool) -> str:
     return ", ".join([shape, *marks])
 
 
-def _end(operator: Conv | Head) -> str:
+def _end(operator: Conv | Head, *, with_activation: bool) -> str:
+    size, activation = f"{operator.height}×{operator.width}", f", {operator.activation}" if with_activation else ""
     if isinstance(operator, Head):
-        return f"Head {operator.height}×{operator.width}, {operator.in_channels}→{operator.out_channels}"
-    shape = f"{operator.height}×{operator.width}, {operator.in_channels}→{operator.out_channels}"
-    return f"Conv K{operator.kernel} {shape}, stride {operator.stride}"
+        channels = f"{operator.in_channels}→{operator.hidden_channels}→{operator.out_channels}"
+        return f"Head {size}, {channels}{activation}"
+    channels = f"{operator.in_channels}→{operator.out_channels}"
+    return f"Conv K{operator.kernel} {size}, {channels}, stride {operator.stride}{activation}"

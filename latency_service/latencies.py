@@ -46,18 +46,19 @@ def look_up(
 ) -> list[LatencyEntry]:
     """What is known of each subject, in the order asked. The newest measurement by a unit that was as usual counts."""
     ids = {subject.id for subject in subjects}
-    latencies = _newest_latencies(session, ids, device_model=device_model, protocol=protocol)
+    latencies = newest_latencies(session, ids, device_model=device_model, protocol=protocol)
     jobs: dict[str, AnyRow] = {}
     if missing := ids - latencies.keys():
         jobs = _last_jobs(session, missing, device_model=device_model, protocol=protocol)
         # Of a job that has ended between the two questions, the result must be seen.
-        latencies |= _newest_latencies(session, missing, device_model=device_model, protocol=protocol)
+        latencies |= newest_latencies(session, missing, device_model=device_model, protocol=protocol)
     return [_entry(subject, latencies.get(subject.id), jobs.get(subject.id)) for subject in subjects]
 
 
-def _newest_latencies(
+def newest_latencies(
     session: Session, subject_ids: Collection[str], *, device_model: str, protocol: Protocol
 ) -> dict[str, Latency]:
+    """By subject, of those that have one. A measurement by a unit that had drifted does not count."""
     asked = {"model": device_model, "protocol": protocol.id, "these": list(subject_ids)}
     return {row.subject_id: latency_of(row) for row in session.execute(_newest_measurements(), asked)}
 

@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from latency_service.database import Database
-from latency_service.models import DeviceRow, ModelState
+from latency_service.models import DeviceRow
 from latency_service.overview import Overview, overview
 from latency_service.settings import Settings
 
@@ -21,7 +21,6 @@ REQUEST_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 1
 CONVERSION_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 100, 300)  # an operator 0.3 s, a network some seconds
 SHARED = "From the database, the same at every service on it."
 OWN = "Of this process, since its start."
-WAITING = (ModelState.PENDING, ModelState.CONVERTING, ModelState.FAILED)
 
 
 class Metrics:
@@ -74,15 +73,15 @@ class _DatabaseFigures(Collector):
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("padnas_database_up", f"Whether the database answers. {OWN}")
         try:
+            now = self._clock()
             with self._database.reading() as session:
-                found = overview(session)
+                found = overview(session, now=now)
         except SQLAlchemyError:  # then the figures of this process are needed all the more
             up.add_metric([], 0)
             yield up
             return
         up.add_metric([], 1)
         yield up
-        now = self._clock()
         yield from _queue(found, now)
         yield from _devices(found.devices, now, alive_s=self._settings.alive_s)
 
@@ -114,8 +113,8 @@ def _queue(found: Overview, now: datetime) -> Iterator[Metric]:
     conversions = GaugeMetricFamily(
         "padnas_models", f"Subjects that wait for their model, or cannot have one. {SHARED}", labels=["state"]
     )
-    for state in WAITING:
-        conversions.add_metric([state], found.conversions[state])
+    for state, subjects in found.conversions.items():
+        conversions.add_metric([state], subjects)
     yield from (jobs, oldest, failed, expiries, conversions)
 
 

@@ -1,13 +1,14 @@
 """How the service fares, as its database says: the figures of `/metrics` and `padnas-service status`.
 
-Five queries whatever there is, over what is active, failed or a device; never over all jobs or measurements.
+Five queries whatever there is, over what waits, is active, failed or a device; never over all jobs, models or
+measurements.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import func, select, text
+from sqlalchemy import and_, case, func, select, text
 from sqlalchemy.orm import Session
 
 from latency_contract.jobs import JobState
@@ -24,6 +25,7 @@ from latency_service.models import (
     SubjectRow,
 )
 
+UNCONVERTED = (ModelState.PENDING, ModelState.CONVERTING, ModelState.FAILED)
 PURPOSES = {priority: purpose for purpose, priority in queue.PRIORITIES.items()}
 
 
@@ -31,7 +33,7 @@ class Backlog(NamedTuple):
     """Jobs in one state, for one device model, that one purpose has asked for."""
 
     device_model: str
-    state: JobState  # queued or leased
+    state: JobState  # queued or leased; queued too where the lease's deadline has passed
     purpose: Purpose
     jobs: int
     oldest_at: datetime
@@ -40,7 +42,9 @@ class Backlog(NamedTuple):
 class Overview(NamedTuple):
     backlog: tuple[Backlog, ...]
     devices: Sequence[DeviceRow]  # the one seen last first
-    conversions: dict[ModelState, int]  # subjects by the state of their model
+    conversions: dict[ModelState, int]  # subjects without a model by its state: UNCONVERTED
+    pending_since: datetime | None  # the conversion that has waited longest
+    converting_until: datetime | None  # the longest claim of a converter, which may have passed
     failed: dict[str, int]  # jobs that ended without a measurement, by device model
     expiries: dict[str, int]  # leases whose deadline passed, by device model
 
@@ -54,7 +58,7 @@ class Overview(NamedTuple):
         return oldest
 
 
-class AtWork(NamedTuple):
+class Leased(NamedTuple):
     """What one unit has leased."""
 
     serial: str
@@ -64,7 +68,7 @@ class AtWork(NamedTuple):
     until: datetime  # end of the lease, unless it is renewed
 
 
-def at_work(session: Session, *, limit: int) -> list[AtWork]:
+def leased(session: Session, *, limit: int, now: datetime) -> list[Leased]:
     """Units that measure now, whoever has had the oldest job first. One query."""
     held = (
         select(
@@ -73,7 +77,7 @@ def at_work(session: Session, *, limit: int) -> list[AtWork]:
             func.min(JobRow.id).label("first"),
             func.max(JobRow.lease_expires_at).label("until"),
         )
-        .where(text(ACTIVE_STATES), JobRow.state == JobState.LEASED)
+        .where(text(ACTIVE_STATES), JobRow.state == JobState.LEASED, JobRow.lease_expires_at > now)
         .group_by(JobRow.leased_by)
         .order_by(func.min(JobRow.id))
         .limit(limit)
@@ -84,18 +88,26 @@ def at_work(session: Session, *, limit: int) -> list[AtWork]:
         .join(SubjectRow, SubjectRow.id == JobRow.subject_id)
         .order_by(held.c.first)
     )
-    return [AtWork(*row) for row in rows]
+    return [Leased(*row) for row in rows]
 
 
-def overview(session: Session) -> Overview:
+def overview(session: Session, *, now: datetime) -> Overview:
     # The conditions are literal, as in the partial indexes that they are answered from.
+    expired = and_(JobRow.state == JobState.LEASED, JobRow.lease_expires_at <= now)
+    state = case((expired, JobState.QUEUED), else_=JobRow.state).label("state")
+    job = select(JobRow.device_model, state, JobRow.priority, JobRow.created_at).where(text(ACTIVE_STATES)).subquery().c
     active = session.execute(
-        select(JobRow.device_model, JobRow.state, JobRow.priority, func.count(), func.min(JobRow.created_at))
-        .where(text(ACTIVE_STATES))
-        .group_by(JobRow.device_model, JobRow.state, JobRow.priority)
-        .order_by(JobRow.device_model, JobRow.state.desc(), JobRow.priority)
+        select(job.device_model, job.state, job.priority, func.count(), func.min(job.created_at))
+        .group_by(job.device_model, job.state, job.priority)
+        .order_by(job.device_model, job.state.desc(), job.priority)
     )
-    conversions = session.execute(select(ModelRow.state, func.count()).group_by(ModelRow.state))
+    conversions = session.execute(
+        select(ModelRow.state, func.count(), func.min(ModelRow.requested_at), func.max(ModelRow.claimed_until))
+        .where(ModelRow.state.in_(UNCONVERTED))
+        .group_by(ModelRow.state)
+    ).all()
+    pending_since = {state: since for state, _, since, _ in conversions}
+    converting_until = {state: until for state, _, _, until in conversions}
     failed = session.execute(
         select(JobRow.device_model, func.count()).where(text(FAILED_STATE)).group_by(JobRow.device_model)
     )
@@ -108,7 +120,9 @@ def overview(session: Session) -> Overview:
             for model, state, priority, jobs, oldest in active
         ),
         devices.everyone(session),
-        dict.fromkeys(ModelState, 0) | {ModelState(state): count for state, count in conversions},
+        dict.fromkeys(UNCONVERTED, 0) | {ModelState(state): count for state, count, _, _ in conversions},
+        pending_since.get(ModelState.PENDING),
+        converting_until.get(ModelState.CONVERTING),
         {model: int(count) for model, count in failed},
         {model: int(count) for model, count in expiries},
     )

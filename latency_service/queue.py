@@ -4,7 +4,7 @@
       ▲                 │ ╰────fail──────▶ failed
       │                 ▼
       ╰── release, or the deadline passes
-    queued ──nobody wants it──▶ cancelled
+    queued ──nobody wants it──▶ cancelled     also when a lease is given back
 
 Leases are fenced: every job carries the token of the lease that owns it, and whoever writes must know that token.
 An expired lease needs no sweeper: the claim itself takes jobs whose deadline has passed.
@@ -125,7 +125,7 @@ def request(
     if not subject_ids:
         return
     priority = PRIORITIES[purpose]
-    session.execute(
+    new_jobs = (
         insert_if_absent(session, JobRow)
         .values(
             [
@@ -151,7 +151,11 @@ def request(
         JobRow.protocol_id == protocol.id,
         JobRow.state.in_((JobState.QUEUED, JobState.LEASED)),
     )
-    job_ids = _lock(session, active)
+    for _ in range(2):  # a lease that is given back just now may take jobs along that nobody had wanted any more
+        session.execute(new_jobs)
+        job_ids = _lock(session, active)
+        if len(job_ids) == len(set(subject_ids)):
+            break
     session.execute(
         update(JobRow).where(JobRow.id.in_(job_ids), JobRow.priority > priority).values(priority=priority),
         execution_options={"synchronize_session": False},
@@ -208,6 +212,8 @@ def renew(session: Session, token: str, *, lease_s: float, now: datetime) -> Ren
 def owned_jobs(session: Session, token: str, job_ids: Iterable[int]) -> dict[int, OwnedJob]:
     """Of these jobs, those that the lease owns and has not finished yet; locked, and their subjects with them.
 
+    What was cancelled after its deadline, since nobody wanted it any more, is finished too.
+
     Raises:
         StaleLease: one of them is neither owned nor already finished by this very lease.
     """
@@ -216,7 +222,7 @@ def owned_jobs(session: Session, token: str, job_ids: Iterable[int]) -> dict[int
     session.execute(_locking_subjects(), {"these": asked})
     rows = {row.id: row for row in session.execute(_locking_jobs(), {"these": asked, "token": token})}
     for job_id in asked:
-        if job_id not in rows or rows[job_id].state not in (JobState.LEASED, JobState.DONE, JobState.FAILED):
+        if job_id not in rows:
             raise StaleLease(
                 f"Job {job_id} is not, or no longer, part of this lease; its result is refused. Ask for a new lease."
             )
@@ -250,12 +256,12 @@ def release(
 
     A job that is given back does not count the lease as an attempt, whatever the fault: a cable may be pulled as often
     as it likes. Only `suspects`, which ran when the device went down, do, so that a subject which brings devices down
-    is given up in the end, with the fault as its error.
+    is given up in the end, with the fault as its error. What nobody wants any more is cancelled.
 
     Raises:
         StaleLease: nothing is left of this lease, or a suspect is not part of it. Nothing is returned then.
     """
-    _, serial = _held(session, token)
+    job_ids, serial = _held(session, token)
     mine = set(session.scalars(select(JobRow.id).where(JobRow.lease_token == token)))  # finished ones too
     for job_id in suspects:
         if job_id not in mine:
@@ -267,6 +273,7 @@ def release(
     session.execute(update(JobRow).where(spent).values(**failed))
     session.execute(update(JobRow).where(suspected).values(error=device_fault, **back))
     session.execute(update(JobRow).where(_owned(token)).values(attempts=JobRow.attempts - 1, **back))
+    _cancel_unwanted(session, job_ids, now=now)
     return serial
 
 
@@ -300,8 +307,12 @@ def refuse_above(session: Session, client: str, *, owner: str, max_waiting: int)
         )
 
 
-def withdraw(session: Session, client: str, *, owner: str = "", subject_ids: Sequence[str] | None) -> int:
+def withdraw(
+    session: Session, client: str, *, owner: str = "", subject_ids: Sequence[str] | None, now: datetime
+) -> int:
     """A client wants these subjects (or any) no more; returns how many queued jobs are cancelled for it.
+
+    What a device is at goes on, and its result is kept; if it is given back, it is cancelled then.
 
     `owner` is the name of its token: what clients of other tokens want stays wanted, whatever they call themselves.
     """
@@ -316,12 +327,7 @@ def withdraw(session: Session, client: str, *, owner: str = "", subject_ids: Seq
     lock_subjects(session, session.scalars(select(JobRow.subject_id).where(JobRow.id.in_(job_ids))))
     _lock(session, JobRow.id.in_(job_ids))
     session.execute(delete(WantRow).where(of_client, WantRow.job_id.in_(job_ids)))
-    unwanted = and_(
-        JobRow.id.in_(job_ids),
-        JobRow.state == JobState.QUEUED,
-        ~exists().where(WantRow.job_id == JobRow.id),
-    )
-    return _rows_changed(session, update(JobRow).where(unwanted).values(state=JobState.CANCELLED))
+    return _cancel_unwanted(session, job_ids, now=now)
 
 
 def fail_unconvertible(session: Session, subject_id: str, *, precision: str, error: str, now: datetime) -> None:
@@ -329,6 +335,16 @@ def fail_unconvertible(session: Session, subject_id: str, *, precision: str, err
     waiting = and_(JobRow.subject_id == subject_id, JobRow.precision == precision, JobRow.state == JobState.QUEUED)
     failed = {"state": JobState.FAILED, "error": error, "failed_at": now}
     session.execute(update(JobRow).where(JobRow.id.in_(_lock(session, waiting))).values(**failed))
+
+
+def _cancel_unwanted(session: Session, job_ids: Collection[int], *, now: datetime) -> int:
+    """Of these jobs, which are locked, those that no device is at and nobody wants. Returns how many there were."""
+    unwanted = and_(
+        JobRow.id.in_(job_ids),
+        or_(JobRow.state == JobState.QUEUED, and_(JobRow.state == JobState.LEASED, JobRow.lease_expires_at <= now)),
+        ~exists().where(WantRow.job_id == JobRow.id),
+    )
+    return _rows_changed(session, update(JobRow).where(unwanted).values(state=JobState.CANCELLED))
 
 
 def _held(session: Session, token: str) -> tuple[list[int], str]:

@@ -10,6 +10,7 @@ import time
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from latency_service import logs
@@ -52,6 +53,8 @@ class RequestLog:
             known["request"] = request_id
             try:
                 await self._app(scope, receive, answer)
+            except ClientDisconnect:
+                pass  # in the middle of its body; nobody is left to answer
             except Exception:
                 log.exception("a mistake of the service")
                 if status is not None:

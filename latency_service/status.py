@@ -1,5 +1,6 @@
 """How things are, for people: devices, queue, conversions, tables, and first of all what needs attention."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -12,13 +13,24 @@ from latency_contract.devices import Device
 from latency_contract.jobs import JobState
 from latency_contract.tables import Purpose
 from latency_service import devices
-from latency_service.models import FAILED_STATE, DeviceRow, JobRow, ModelState, SubjectRow, TableVersionRow
+from latency_service.models import (
+    ACTIVE_STATES,
+    FAILED_STATE,
+    DeviceRow,
+    JobRow,
+    ModelState,
+    ProtocolRow,
+    SubjectRow,
+    TableVersionRow,
+)
 from latency_service.overview import Overview, overview
 from latency_service.settings import Settings
+from latency_service.subjects import read_protocol
 
 RECENT = timedelta(days=1)
 SHOWN_FAILURES = 3
 SHOWN_OF_AN_ERROR = 100  # characters
+UNCONVERTED = timedelta(minutes=1)  # a converter that lives looks for work twice a second
 SIZES = {
     "sqlite": "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size",
     "postgresql": "SELECT pg_database_size(current_database())",
@@ -64,6 +76,15 @@ class Status(Contract):
     attention: tuple[str, ...]
 
 
+class _Waiting(NamedTuple):
+    """Jobs that only a unit of this model takes which measures under this protocol."""
+
+    device_model: str
+    protocol_id: str
+    jobs: int
+    protocol: str  # as it is stored
+
+
 class _Failed(NamedTuple):
     jobs: int
     last: tuple[Failure, ...]
@@ -72,7 +93,7 @@ class _Failed(NamedTuple):
 def status(
     session: Session, *, database: str, settings: Settings, now: datetime, shown_failures: int = SHOWN_FAILURES
 ) -> Status:
-    found = overview(session)
+    found = overview(session, now=now)
     units = tuple(unit(row, settings=settings, now=now) for row in found.devices)
     failed = _failed(session, since=now - RECENT, shown=shown_failures)
     tables, versions, last = session.execute(
@@ -95,7 +116,7 @@ def status(
         last_published_at=last,
         failed_recently=failed.jobs,
         failures=failed.last,
-        attention=tuple(_attention(found, units, failed)),
+        attention=tuple(_attention(found, units, failed, _waiting(session), now=now)),
     )
 
 
@@ -126,16 +147,41 @@ def _failed(session: Session, *, since: datetime, shown: int) -> _Failed:
     )
 
 
-def _attention(found: Overview, units: tuple[Unit, ...], failed: _Failed) -> list[str]:
+def _waiting(session: Session) -> list[_Waiting]:
+    table = JobRow.device_model, JobRow.protocol_id
+    active = select(*table, func.count().label("jobs")).where(text(ACTIVE_STATES)).group_by(*table).subquery()
+    rows = session.execute(
+        select(active, ProtocolRow.document)
+        .join(ProtocolRow, ProtocolRow.id == active.c.protocol_id)
+        .order_by(active.c.device_model, active.c.protocol_id)
+    )
+    return [_Waiting(*row) for row in rows]
+
+
+def _attention(
+    found: Overview, units: tuple[Unit, ...], failed: _Failed, waiting: Sequence[_Waiting], *, now: datetime
+) -> list[str]:
     """Sentences, the worst first."""
     said = []
-    able = {unit.device.model for unit in units if unit.device.alive}
-    waiting: dict[str, int] = {}
-    for backlog in found.backlog:
-        waiting[backlog.device_model] = waiting.get(backlog.device_model, 0) + backlog.jobs
-    for model, jobs in waiting.items():
-        if model not in able:
-            said.append(f"{_count(jobs, 'job')} for {model}, and no agent of one is at work: start padnas-agent there")
+    able = {(unit.device.model, unit.device.protocol.id) for unit in units if unit.device.alive}
+    models = {model for model, _ in able}
+    for one in waiting:
+        jobs = f"{_count(one.jobs, 'job')} for {one.device_model}"
+        if one.device_model not in models:
+            said.append(f"{jobs}, and no agent of one is at work: start padnas-agent there")
+        elif (one.device_model, one.protocol_id) not in able:
+            wanted = read_protocol(one.protocol)
+            said.append(
+                f"{jobs} under protocol {one.protocol_id[:8]} ({wanted.runtime} {wanted.runtime_version}), and every"
+                " agent of one at work measures under another: start one with that runtime, and the options of then"
+            )
+    converting = found.converting_until is not None and found.converting_until > now
+    if found.pending_since is not None and not converting and now - found.pending_since > UNCONVERTED:
+        pending = _count(found.conversions[ModelState.PENDING], "subject")
+        said.append(
+            f"{pending} to convert, the oldest for {ago(now - found.pending_since)}, and no service does: start one"
+            " without --no-convert; where one runs, its log says why"
+        )
     for unit in units:
         device = unit.device
         if device.quarantine is not None:
@@ -143,7 +189,7 @@ def _attention(found: Overview, units: tuple[Unit, ...], failed: _Failed) -> lis
         if device.blocked_until is not None:
             faults = _count(device.faults, "fault")
             said.append(f"{device.model} {device.serial} rests after {faults} in a row: {_cut(device.last_fault)}")
-    if failed.jobs:
+    if failed.last:
         last = failed.last[0]
         said.append(f"{_count(failed.jobs, 'job')} failed since yesterday, the last {last.key}: {_cut(last.error)}")
     if crashed := found.conversions[ModelState.FAILED]:

@@ -21,11 +21,13 @@ from latency_contract.tables import Table as MeasuredTable
 from search_client import table_commands
 from search_client.command_line import (
     DeviceOption,
+    InputSizeOption,
     JsonOption,
     ServiceOption,
     ServiceOrTableOption,
     TableOption,
     WaitOption,
+    WidthOption,
     errors_are_sentences,
     given_table,
     latency_service,
@@ -52,7 +54,7 @@ ChoicesSpaceOption = Annotated[str | None, typer.Option("--space", help="space o
 ChoicesOption = Annotated[
     str | None, typer.Option("--choices", help="one choice per layer, with commas: IBConv_K3_E6,Identity,…")
 ]
-FromOption = Annotated[Path | None, typer.Option("--from", help="a search's final.json")]
+FromOption = Annotated[Path | None, typer.Option("--from", help="a finished search: its directory, or its final.json")]
 NameOption = Annotated[str, typer.Option("--name", help="which architecture of final.json")]
 
 
@@ -77,8 +79,8 @@ def search(
     latency_targets: Annotated[
         str | None, typer.Option(help="ms, with commas: the most accurate network under each, in one search")
     ] = None,
-    input_size: Annotated[int | None, typer.Option(help="pixels of an image's side, instead of the space's")] = None,
-    width: Annotated[float | None, typer.Option(help="times the channels of the space")] = None,
+    input_size: InputSizeOption = None,
+    width: WidthOption = None,
     stages: Annotated[int | None, typer.Option(help="M of the paper: the space is pruned M - 2 times")] = None,
     epochs: Annotated[str | None, typer.Option(help="of each training, with commas: 120,80,40")] = None,
     learning_rates: Annotated[str | None, typer.Option(help="of each training, with commas: 0.5,0.1,0.1")] = None,
@@ -101,7 +103,7 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search a space for the most accurate networks within latency bounds (Algorithm 1 of the paper)."""
-    from search_client.config import resolve
+    from search_client.config import CHANGE_NO_RESULT, resolve
     from search_client.pad_nas import Search
     from search_client.progress import ConsoleProgress
     from search_client.report import terminal_table
@@ -134,7 +136,8 @@ def search(
     }
     settings = resolve(flags, file=config)
     must_be_one(service, settings.table)
-    client = f"search-{content_hash([settings.model_dump(mode='json'), str(out.resolve())])[:16]}"
+    who = settings.model_dump(mode="json", exclude=CHANGE_NO_RESULT)  # the same, whoever takes it up again
+    client = f"search-{content_hash([who, str(out.resolve())])[:16]}"
     if report_to_service and service is None:
         raise ValueError("--report-to-service needs the address of one: --service URL.")
     reports: SearchReports | None = None
@@ -492,8 +495,10 @@ def _latency_source(
         yield TableFile(table)
         return
     assert service is not None
-    on = settings.device or directory.device_model
-    with latency_service(service, on, client=client, wait=wait) as latencies:
+    begun_with = directory.table
+    on = settings.device or (None if begun_with is None else begun_with.device_model)
+    protocol_id = begun_with.protocol.id if isinstance(begun_with, MeasuredTable) else None
+    with latency_service(service, on, client=client, protocol_id=protocol_id, wait=wait) as latencies:
         yield MeasuredLatencies(latencies, directory, progress)
 
 
@@ -509,6 +514,8 @@ def _chosen(from_file: Path | None, *, name: str, space: str | None, choices: st
     from search_client.spaces import load_space
 
     if from_file is not None:
+        if from_file.is_dir():
+            from_file = from_file / "final.json"
         try:
             final = json.loads(from_file.read_text())
             found = {

@@ -32,6 +32,13 @@ DeviceOption = Annotated[
     str | None, typer.Option("--device", help="device model or serial; needed where the service knows several")
 ]
 SpaceOption = Annotated[str, typer.Option("--space", help="a built-in space, or the path of a TOML file")]
+InputSizeOption = Annotated[
+    int | None, typer.Option("--input-size", help="pixels of an image's side, instead of the space's")
+]
+WidthOption = Annotated[float | None, typer.Option("--width", help="times the channels of the space")]
+ClassesOption = Annotated[
+    int | None, typer.Option("--classes", min=1, help="classes of the data, instead of the space's")
+]
 WaitOption = Annotated[bool, typer.Option("--wait", help="wait for an agent, however long it takes")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 
@@ -45,8 +52,12 @@ def errors_are_sentences(command: Callable[Parameters, None]) -> Callable[Parame
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except (SearchError, ServiceError, OSError) as error:
+        except (SearchError, ServiceError) as error:
             typer.echo(str(error), err=True)
+            raise typer.Exit(1) from error
+        except OSError as error:
+            known = error.filename is not None and error.strerror is not None
+            typer.echo(f"{error.filename}: {error.strerror}." if known else str(error), err=True)
             raise typer.Exit(1) from error
         except ValueError as error:
             typer.echo(str(error), err=True)
@@ -56,12 +67,16 @@ def errors_are_sentences(command: Callable[Parameters, None]) -> Callable[Parame
 
 
 @contextmanager
-def latency_service(service: str, device: str | None, *, client: str, wait: bool = False) -> Iterator["LatencyService"]:
+def latency_service(
+    service: str, device: str | None, *, client: str, protocol_id: str | None = None, wait: bool = False
+) -> Iterator["LatencyService"]:
     from search_client.latencies import LatencyService
     from search_client.progress import ConsoleProgress
 
     with ServiceConnection(service) as connection:
-        yield LatencyService(connection, device=device, client=client, wait=wait, say=ConsoleProgress().say)
+        yield LatencyService(
+            connection, device=device, client=client, protocol_id=protocol_id, wait=wait, say=ConsoleProgress().say
+        )
 
 
 def must_be_one(service: str | None, table: Path | str | None) -> None:

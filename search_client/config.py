@@ -70,6 +70,11 @@ class SearchConfig(Contract):
             )
         if (self.data is None) == (self.oracle is None):
             raise ValueError("a search needs either data or an oracle, and only one of them")
+        if self.refine and (self.table is not None or self.oracle is not None):
+            raise ValueError(
+                "refine has operators measured again while the next supernet trains; leave it out with a table file or"
+                " an oracle"
+            )
         low_ms, high_ms = self.latency_min_ms, self.latency_max_ms
         if low_ms is not None and high_ms is not None and low_ms > high_ms:
             raise ValueError(f"latency_min_ms {low_ms:g} is above latency_max_ms {high_ms:g}")

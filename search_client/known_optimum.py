@@ -24,10 +24,9 @@ class KnownOptimum:
         cls, space: SearchSpace, *, latency: AdditiveLatency, oracle: AccuracyOracle, bounds: LatencyBounds
     ) -> "KnownOptimum":
         genes = np.indices([len(layer.choices) for layer in space.layers]).reshape(len(space.layers), -1).T
-        latency_ms = latency.of(genes)  # in the order of `all_architectures`, the last layer fastest
-        within = bounds.contain(latency_ms)
+        within = latency.within(bounds, genes)  # in the order of `all_architectures`, the last layer fastest
         accuracy = np.array(oracle.evaluate(list(all_architectures(space))))
-        return cls(latency_ms[within], accuracy[within])
+        return cls(latency.of(genes)[within], accuracy[within])
 
     def regret(self, found: Sequence[Evaluated]) -> float:
         """Accuracy of the best architecture within the bounds minus that of the best found, in [0, 1]."""

@@ -18,6 +18,7 @@ from latency_contract.operators import Conv, Head, IBConv, Subject
 from latency_contract.tables import (
     Latency,
     LatencyAnswer,
+    LatencyEntry,
     LatencyQuery,
     LatencyRelease,
     LatencyStatus,
@@ -48,10 +49,14 @@ class LatencyService:
         *,
         device: str | None,
         client: str,
+        protocol_id: str | None = None,
         wait: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`device` may be None where the service knows just one device model; `wait`: for an agent, however long.
+
+        Of several units of a model, the protocol is that of the one seen last; with `protocol_id`, of one that has it,
+        if any has.
 
         `say` is given a line where devices are at work and none of them measures, and again every minute.
 
@@ -62,7 +67,8 @@ class LatencyService:
         self._client = client
         self._wait = wait
         self._say = say
-        self.device = _find_device(connection, device, patience_s=math.inf if wait else NO_AGENT_S)
+        patience_s = math.inf if wait else NO_AGENT_S
+        self.device = _find_device(connection, device, protocol_id=protocol_id, patience_s=patience_s)
 
     def give_file(self, content: bytes) -> TFLiteModel:
         """Send a TFLite file that is to be measured as it is; returns the subject to ask for.
@@ -103,6 +109,23 @@ class LatencyService:
             NoAgent: the device has no agent at work, and this search was not told to wait for one.
             NotMeasurable: some subjects failed on the device.
         """
+        entries = self.settled(subjects, purpose=purpose, on_progress=on_progress, layers=layers)
+        _none_may_have_failed(entries, device_model=self.device.model)
+        return [entry.latency for entry in entries if entry.latency is not None]
+
+    def settled(
+        self,
+        subjects: Sequence[Subject],
+        *,
+        purpose: Purpose,
+        on_progress: OnProgress,
+        layers: Mapping[str, int] | None = None,
+    ) -> Sequence[LatencyEntry]:
+        """What became of subjects, waiting until each is measured or has failed. `layers` as for `request`.
+
+        Raises:
+            NoAgent: the device has no agent at work, and this search was not told to wait for one.
+        """
         answer = self._ask(subjects, purpose=purpose, queue_missing=True, layers=layers)
         last_alive, last_said = time.monotonic(), -math.inf
         while True:
@@ -122,17 +145,16 @@ class LatencyService:
             # Asking with queue_missing again would retry what has failed, so only the missing is looked at.
             missing_any = count[LatencyStatus.MISSING] > 0
             answer = self._ask(subjects, purpose=purpose, queue_missing=missing_any, layers=layers)
-        _none_may_have_failed(answer)
-        return [entry.latency for entry in answer.entries if entry.latency is not None]
+        return answer.entries
 
-    def measure_again(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+    def measure_again(self, operators: Sequence[Conv | IBConv | Head], *, layers: Mapping[str, int]) -> None:
         """Queue what is measured already, behind everything that is not. Nobody waits for it."""
-        self._ask(operators, purpose=Purpose.REFINEMENT, queue_missing=True, measure_again=True)
+        self._ask(operators, purpose=Purpose.REFINEMENT, queue_missing=True, measure_again=True, layers=layers)
 
     def complete(self, operators: Sequence[Conv | IBConv | Head]) -> bool:
         """Whether every operator is measured by now. Raises NotMeasurable if one never will be."""
         answer = self._ask(operators, purpose=Purpose.SEARCH, queue_missing=False)
-        _none_may_have_failed(answer)
+        _none_may_have_failed(answer.entries, device_model=answer.device_model)
         return _all_measured(answer)
 
     def publish(self) -> Table:
@@ -231,7 +253,13 @@ def find_table(connection: ServiceConnection, name: str) -> Table:
         known = dict.fromkeys(f"{summary.device_model} ({summary.table_id[:12]})" for summary in published)
         raise ValueError(f"There is no table '{wanted}'. The service has: {', '.join(known) or 'none'}.")
     if len(tables) > 1:
-        raise ValueError(f"{wanted} has several tables, one a protocol: {', '.join(tables)}. Name one by its id.")
+        newest = {summary.table_id: summary for summary in reversed(published)}  # they come with the newest first
+        described = [
+            f"{one[:12]} (version {newest[one].version}, {newest[one].published_at:%Y-%m-%d %H:%M},"
+            f" {newest[one].entries} operators)"
+            for one in tables
+        ]
+        raise ValueError(f"{wanted} has several tables, one a protocol: {', '.join(described)}. Name one by its id.")
     (table_id_,) = tables
     if version and not version.isdecimal():
         raise ValueError(f"'{version}' is no version of a table. Write TABLE@2 for its second.")
@@ -251,12 +279,12 @@ def _all_measured(answer: LatencyAnswer) -> bool:
     return all(entry.status == LatencyStatus.MEASURED for entry in answer.entries)
 
 
-def _none_may_have_failed(answer: LatencyAnswer) -> None:
-    failed = [entry for entry in answer.entries if entry.status == LatencyStatus.FAILED]
+def _none_may_have_failed(entries: Sequence[LatencyEntry], *, device_model: str) -> None:
+    failed = [entry for entry in entries if entry.status == LatencyStatus.FAILED]
     if failed:
         reasons = "; ".join(f"{entry.key}: {entry.error}" for entry in failed[:3])
         raise NotMeasurable(
-            f"{len(failed)} of {len(answer.entries)} subjects cannot be measured on {answer.device_model} ({reasons})."
+            f"{len(failed)} of {len(entries)} subjects cannot be measured on {device_model} ({reasons})."
             " Take them out of the search space, or ask again once their cause is mended."
         )
 
@@ -269,8 +297,13 @@ def _no_agent(answer: LatencyAnswer) -> NoAgent:
     )
 
 
-def _find_device(connection: ServiceConnection, name: str | None, *, patience_s: float) -> Device:
-    """The unit that was seen last of the model asked for. An agent may need a moment to report it."""
+def _find_device(
+    connection: ServiceConnection, name: str | None, *, protocol_id: str | None, patience_s: float
+) -> Device:
+    """The unit that was seen last of those asked for, or of those among them with this protocol.
+
+    An agent may need a moment to report it.
+    """
     deadline = time.monotonic() + patience_s
     while True:
         devices = known_devices(connection)
@@ -278,9 +311,10 @@ def _find_device(connection: ServiceConnection, name: str | None, *, patience_s:
         if name is None and len(models) > 1:
             raise NoSuchDevice(f"The service knows several devices: {', '.join(models)}. Choose one with --device.")
         wanted = models[0] if name is None and models else name
-        for device in devices:
-            if wanted is not None and wanted.casefold() in (device.model.casefold(), device.serial.casefold()):
-                return device
+        names = set() if wanted is None else {wanted.casefold()}
+        asked_for = [device for device in devices if names & {device.model.casefold(), device.serial.casefold()}]
+        if asked_for:
+            return next((device for device in asked_for if device.protocol.id == protocol_id), asked_for[0])
         if models:
             raise NoSuchDevice(f"There is no device '{name}'. The service knows: {', '.join(models)}.")
         if time.monotonic() > deadline:

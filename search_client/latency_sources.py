@@ -36,10 +36,10 @@ class MeasuredLatencies:
                 return self._service.publish()
         return None
 
-    def complete_table(self, operators: Sequence[Conv | IBConv | Head]) -> Table:
+    def complete_table(self, operators: Sequence[Conv | IBConv | Head], layers: Mapping[str, int]) -> Table:
         """The same, waiting for what is still missing."""
         with self._progress.task("measuring operators", len(operators)) as advance:
-            self._service.measured(operators, purpose=Purpose.SEARCH, on_progress=advance)
+            self._service.measured(operators, purpose=Purpose.SEARCH, on_progress=advance, layers=layers)
         return self._service.publish()
 
     def must_agree_with(self, table: AnyTable) -> None:
@@ -65,11 +65,11 @@ class MeasuredLatencies:
             if operators:
                 self._service.release(operators)
 
-    def refine(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+    def refine(self, operators: Sequence[Conv | IBConv | Head], layers: Mapping[str, int]) -> None:
         """Have operators measured again. Where that cannot be, what is known stands."""
         with suppress(ServiceError):
             if operators:
-                self._service.measure_again(operators)
+                self._service.measure_again(operators, layers=layers)
 
     def newest_table(self, last: AnyTable, operators: Sequence[Conv | IBConv | Head]) -> AnyTable:
         """The table as it stands now, if it holds all of these; else the last one stands."""
@@ -79,17 +79,23 @@ class MeasuredLatencies:
                 return table
         return last
 
-    def of_finals(self, networks: Sequence[Network]) -> list[Latency]:
-        """Latencies of whole networks, kept in the directory so that a search stopped here does not ask again."""
+    def of_finals(self, networks: Sequence[Network]) -> list[Latency | None]:
+        """Latencies of whole networks, kept in the directory so that a search stopped here does not ask again.
+
+        None of one that cannot be measured: the search is not lost for it.
+        """
         kept = self._directory.measured()
         if any(network.id not in kept for network in networks):
             with self._progress.task("measuring final networks", len(networks)) as advance:
-                latencies = self._service.measured(networks, purpose=Purpose.SEARCH, on_progress=advance)
-            kept = {network.id: latency for network, latency in zip(networks, latencies, strict=True)}
+                entries = self._service.settled(networks, purpose=Purpose.SEARCH, on_progress=advance)
+            for entry in entries:
+                if entry.error is not None:
+                    self._progress.say(f"{entry.key} cannot be measured: {entry.error}")
+            kept = {entry.subject_id: entry.latency for entry in entries if entry.latency is not None}
             self._directory.save_measured(kept)
             with suppress(ServiceUnreachable):
                 self._service.release()
-        return [kept[network.id] for network in networks]
+        return [kept.get(network.id) for network in networks]
 
 
 class TableFile:
@@ -106,12 +112,16 @@ class TableFile:
         """What the table lacks is said when it is first used, which is before anything is trained."""
         return self._table
 
-    def complete_table(self, operators: Sequence[Conv | IBConv | Head]) -> AnyTable:  # noqa: ARG002
+    def complete_table(
+        self,
+        operators: Sequence[Conv | IBConv | Head],  # noqa: ARG002
+        layers: Mapping[str, int],  # noqa: ARG002
+    ) -> AnyTable:
         return self._table
 
     def must_agree_with(self, table: AnyTable) -> None:
         """Raises AnotherSearch where the search began with another table."""
-        if type(table) is not type(self._table) or table.content_hash != self._table.content_hash:
+        if _identity(table) != _identity(self._table):
             raise AnotherSearch(
                 f"This search began with the {describe(table)}, and the file of --table holds another one."
                 " Give that table, or start a new search with another --out."
@@ -120,7 +130,7 @@ class TableFile:
     def release(self, operators: Sequence[Conv | IBConv | Head]) -> None:
         """Nothing is queued."""
 
-    def refine(self, operators: Sequence[Conv | IBConv | Head]) -> None:
+    def refine(self, operators: Sequence[Conv | IBConv | Head], layers: Mapping[str, int]) -> None:
         """Nobody measures."""
 
     def newest_table(self, last: AnyTable, operators: Sequence[Conv | IBConv | Head]) -> AnyTable:  # noqa: ARG002
@@ -128,3 +138,9 @@ class TableFile:
 
     def of_finals(self, networks: Sequence[Network]) -> list[None]:
         return [None for _ in networks]
+
+
+def _identity(table: AnyTable) -> tuple[type[AnyTable], str]:
+    """Of what a table says of operators. A search keeps of the calibrations what it uses, and so says less."""
+    known = table.with_calibrations(()) if isinstance(table, Table) else table
+    return type(known), known.content_hash

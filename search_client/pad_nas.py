@@ -6,7 +6,7 @@ anywhere and started again with the same directory ends with the same `final.jso
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +26,7 @@ from search_client.refinement import most_uncertain
 from search_client.run_directory import GenerationRecord, RunDirectory, write_json
 from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds, SearchProblem
 from search_client.spaces import SearchSpace
-from search_client.table_latencies import additive_latency, calibration_for, predict
+from search_client.table_latencies import additive_latency, calibrated_for, calibration_for, predict
 
 
 class AccuracySource(Protocol):
@@ -54,13 +54,13 @@ class LatencySource(Protocol):
 
     def table_if_complete(self, operators: Sequence[Conv | IBConv | Head]) -> AnyTable | None: ...
 
-    def complete_table(self, operators: Sequence[Conv | IBConv | Head]) -> AnyTable: ...
+    def complete_table(self, operators: Sequence[Conv | IBConv | Head], layers: Mapping[str, int]) -> AnyTable: ...
 
     def must_agree_with(self, table: AnyTable) -> None: ...
 
     def release(self, operators: Sequence[Conv | IBConv | Head]) -> None: ...
 
-    def refine(self, operators: Sequence[Conv | IBConv | Head]) -> None: ...
+    def refine(self, operators: Sequence[Conv | IBConv | Head], layers: Mapping[str, int]) -> None: ...
 
     def newest_table(self, last: AnyTable, operators: Sequence[Conv | IBConv | Head]) -> AnyTable: ...
 
@@ -172,7 +172,7 @@ class Search:
                 near=self.config.population,
                 count=self.config.refine,
             )
-            self.latencies.refine(operators)
+            self.latencies.refine(operators, pruned.layers_of_operators())
 
     def _refines(self, table: AnyTable) -> bool:
         """A calibration holds for the measurements that it was made with: such a table stays as it is."""
@@ -185,7 +185,8 @@ class Search:
         directory = self.directory.stage(number)
         if (kept := directory.table) is not None:
             return kept
-        newest = self.latencies.newest_table(last, self.space.operators())
+        operators = self.space.operators()
+        newest = calibrated_for(operators, self.latencies.newest_table(last, operators))
         directory.save_table(newest)
         self.progress.say(f"stage {number}: {describe(newest)}")
         return newest
@@ -198,13 +199,14 @@ class Search:
     def _complete_table(self) -> AnyTable:
         """The table, waiting for what is still missing."""
         if self.table is None:
-            self._take(self.latencies.complete_table(self.space.operators()))
+            self._take(self.latencies.complete_table(self.space.operators(), self.space.layers_of_operators()))
         assert self.table is not None
         return self.table
 
     def _take(self, table: AnyTable) -> None:
-        """Embed a copy of the table: the whole search is made with it."""
-        self.table = table
+        """Embed a copy of the table: the whole search is made with it, and with one calibration, if any."""
+        operators = self.space.operators()
+        self.table = table = calibrated_for(operators, offered := table)
         bounds = self._bounds()
         latency = self._latency(self.space, table)
         low_ms, high_ms = latency.attainable()
@@ -213,8 +215,15 @@ class Search:
         for target_ms in self.config.latency_targets_ms:
             LatencyBounds(min(bounds.min_ms, target_ms), target_ms).must_overlap(within_reach_ms)
         self.directory.save_table(self.table)
-        if (calibration := calibration_for(self.space.operators(), table)) is not None:
+        if (calibration := calibration_for(operators, table)) is not None:
             self.progress.say(f"{describe(table)}, {calibration.sentence}")
+        elif isinstance(offered, Table) and offered.calibrations:
+            lacking = [one.key for one in operators if one.id not in offered.calibrations[0].measurements]
+            self.progress.say(
+                f"not calibrated for this space, so predictions are plain sums: the newest calibration of the table, by"
+                f" '{offered.calibrations[0].space}', does not know {', '.join(lacking[:3])}. `padnas-client table"
+                " calibrate` takes --input-size, --width and --classes."
+            )
         self.progress.say(
             f"{describe(self.table)}: architectures take {low_ms:.3f} to {high_ms:.3f} ms, searched are"
             f" {bounds.min_ms:.3f} to {bounds.max_ms:.3f} ms"
@@ -225,8 +234,13 @@ class Search:
 
     def _bounds(self) -> LatencyBounds:
         attainable_ms = self._latency(self.space, self._complete_table()).attainable()
-        bounds = latency_bounds(self.config.latency_min_ms, self.config.latency_max_ms, attainable_ms=attainable_ms)
-        return replace(bounds, targets_ms=self.config.latency_targets_ms)
+        config = self.config
+        return latency_bounds(
+            config.latency_min_ms,
+            config.latency_max_ms,
+            targets_ms=config.latency_targets_ms,
+            attainable_ms=attainable_ms,
+        )
 
     def _finish(self, stages: Sequence[Stage]) -> Path:
         """Measure the final architectures whole (line 11), and write everything down."""
@@ -244,7 +258,8 @@ class Search:
             "table": identity(table),
             "calibration": None
             if calibration is None
-            else calibration.model_dump(mode="json", exclude={"networks", "measurements"}),
+            else {"formula": calibration.formula}
+            | calibration.model_dump(mode="json", exclude={"networks", "measurements"}),
             "protocol": table.protocol.model_dump(mode="json") if isinstance(table, Table) else None,
             "latency_bounds_ms": [bounds.min_ms, bounds.max_ms],
             "stages": [
@@ -299,15 +314,26 @@ class Search:
         )
 
 
-def latency_bounds(min_ms: float | None, max_ms: float | None, *, attainable_ms: tuple[float, float]) -> LatencyBounds:
-    """The bounds asked for. One that is not given is no restriction; with neither, the middle third is searched."""
+def latency_bounds(
+    min_ms: float | None,
+    max_ms: float | None,
+    *,
+    targets_ms: tuple[float, ...] = (),
+    attainable_ms: tuple[float, float],
+) -> LatencyBounds:
+    """The bounds asked for. One that is not given is no restriction, but nothing slower than every target is wanted.
+
+    With neither bounds nor targets, the middle third of what the space attains is searched.
+    """
     low_ms, high_ms = attainable_ms
+    if max_ms is None and targets_ms:
+        max_ms = max(targets_ms)
     if min_ms is None and max_ms is None:
         third_ms = (high_ms - low_ms) / 3
-        return LatencyBounds(low_ms + third_ms, high_ms - third_ms)
-    if min_ms is None:
-        return LatencyBounds(min(low_ms, max_ms or low_ms), max_ms or high_ms)
-    return LatencyBounds(min_ms, max(high_ms, min_ms) if max_ms is None else max_ms)
+        min_ms, max_ms = low_ms + third_ms, high_ms - third_ms
+    elif min_ms is None:
+        min_ms = min(low_ms, max_ms or low_ms)
+    return LatencyBounds(min_ms, max(high_ms, min_ms) if max_ms is None else max_ms, targets_ms)
 
 
 def most_accurate(evaluated: Sequence[Evaluated], *, count: int) -> list[Evaluated]:

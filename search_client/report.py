@@ -20,7 +20,8 @@ class Row(NamedTuple):
     predicted: str
     measured: str  # ABSENT where no device was there
     difference: str  # of the prediction from the measurement
-    within_bounds: bool  # by the measured latency, its interval given the benefit of the doubt; else as predicted
+    # And under its target; by the measured latency, its interval given the benefit of the doubt; else as predicted.
+    within_bounds: bool
     mispredicted: bool  # the measured latency lies outside the prediction's interval
     note: str  # what is not as it should be; "missed" where mispredicted; empty where all is well
     accuracy: str
@@ -36,17 +37,19 @@ class Row(NamedTuple):
 def rows(final: Mapping[str, Any]) -> list[Row]:
     """The final architectures of a `final.json`."""
     low_ms, high_ms = final["latency_bounds_ms"]
+    targets_ms = {f"{target_ms:g}ms": target_ms for target_ms in final["config"].get("latency_targets_ms", ())}
     made = []
     for architecture in final["architectures"]:
+        most_ms = targets_ms.get(architecture["name"], high_ms)
         predicted, measured = architecture["predicted_latency"], architecture["measured_latency"]
-        within_bounds = measured is None or (measured["high_ms"] >= low_ms and measured["low_ms"] <= high_ms)
+        within_bounds = measured is None or (measured["high_ms"] >= low_ms and measured["low_ms"] <= most_ms)
         notes = []
         if measured is None:
             notes.append("not measured")
         elif measured["verdict"] != "steady":
             notes.append(measured["verdict"])
         if not within_bounds:
-            notes.append("out of bounds")
+            notes.append("out of bounds" if most_ms == high_ms else "above its target")
         mispredicted = measured is not None and _outside(measured["latency_ms"], predicted)
         if mispredicted:
             notes.append("missed")
@@ -149,7 +152,7 @@ def facts(run: RunRecord) -> dict[str, str]:
         "device": ", ".join([final["device_model"], *_measured_under(final["protocol"])]),
         "latency table": f"{table_in_words(final)}; a copy is in {_copy_of_table(final)}",
         "calibration": calibration_in_words(final),
-        "latency bounds": f"{low_ms:.3f} to {high_ms:.3f} ms{_with_probability(config)}",
+        "latency bounds": f"{low_ms:.3f} to {high_ms:.3f} ms{_with_probability(final)}",
         "method": (
             f"M = {config['stages']}, last search by {config['final_search']}, population {config['population']},"
             f" {config['iterations']} iterations, P_th {config['pruning_threshold']:g}, seed {config['seed']}"
@@ -181,21 +184,30 @@ def calibration_in_words(final: Mapping[str, Any]) -> str:
     if calibration is None:
         return "none: predictions are plain sums, and their intervals say how well the sums are known"
     return (
-        f"by whole networks of '{calibration['space']}': left out one by one, they are"
+        f"by whole networks of '{calibration['space']}'{_formula(calibration)}: left out one by one, they are"
         f" {calibration['left_out_mape_pct']:.2f} % off on average, {calibration['left_out_worst_pct']:.2f} % at worst;"
         f" residual spread {calibration['residual_pct']:.2f} %"
     )
 
 
-def _with_probability(config: Mapping[str, Any]) -> str:
-    confidence = config.get("latency_confidence")
-    return "" if confidence is None else f", the upper with probability {confidence:g} at least"
+def _formula(calibration: Mapping[str, Any]) -> str:
+    """Empty in a `final.json` of an earlier version."""
+    return f", {calibration['formula']}" if "formula" in calibration else ""
+
+
+def _with_probability(final: Mapping[str, Any]) -> str:
+    confidence = final["config"].get("latency_confidence")
+    if confidence is None:
+        return ""
+    with_probability = f", the upper with probability {confidence:g} at least"
+    return with_probability + ("" if final.get("calibration") else ", as far as operators add up")
 
 
 def _copy_of_table(final: Mapping[str, Any]) -> str:
     """That of the last stage, where tables were refined between stages."""
-    refined = final["config"].get("refine") and not final.get("calibration")
-    return f"stage-{final['stages'][-1]['stage']}/table.json" if refined else "table.json"
+    last = final["stages"][-1]["stage"]
+    refined = last > 1 and final["config"].get("refine") and not final.get("calibration")
+    return f"stage-{last}/table.json" if refined else "table.json"
 
 
 def _measured_under(protocol: Mapping[str, Any] | None) -> list[str]:

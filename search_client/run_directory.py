@@ -89,12 +89,6 @@ class RunFiles:
         path = self.path / "table.json"
         return read_table(path) if path.exists() else None
 
-    @property
-    def device_model(self) -> str | None:
-        """The device that this search began with; None while it has no table."""
-        table = self.table
-        return None if table is None else table.device_model
-
     def stage(self, number: int) -> "StageDirectory":
         return StageDirectory(self.path / f"stage-{number}")
 

@@ -37,9 +37,6 @@ class LatencyBounds:
                 f"Latency bounds must be finite with 0 <= min <= max, got {self.min_ms:g} to {self.max_ms:g} ms."
             )
 
-    def contain(self, latency_ms: NDArray[np.float64]) -> NDArray[np.bool_]:
-        return (self.min_ms <= latency_ms) & (latency_ms <= self.max_ms)
-
     def must_overlap(self, attainable_ms: tuple[float, float]) -> None:
         """Raises NoFeasibleArchitecture where a space that attains this range has nothing within the bounds."""
         low_ms, high_ms = attainable_ms
@@ -83,6 +80,10 @@ class AdditiveLatency:
             return latency_ms
         return latency_ms + self.spread.widths(self.confidence) * self.spread.deviations(genes)[1]
 
+    def within(self, bounds: LatencyBounds, genes: Genes) -> NDArray[np.bool_]:
+        """Which architectures (N,) are within bounds: the lower as predicted, the upper with the confidence."""
+        return (bounds.min_ms <= self.of(genes)) & (self.at_most(genes) <= bounds.max_ms)
+
     def intervals(self, genes: Genes) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Milliseconds (N,) between which latencies lie with probability CONFIDENCE; None where nobody knows."""
         if self.spread is None:
@@ -97,8 +98,20 @@ class AdditiveLatency:
         return float(low_ms), float(high_ms)
 
     def within_reach(self) -> tuple[float, float]:
-        """What bounds have to overlap: the fastest as it is held against the upper one, and the slowest."""
-        return float(self.at_most(self._extremes())[0]), self.attainable()[1]
+        """What bounds have to overlap: the least that is held against the upper one, and the slowest.
+
+        With a confidence, the least need not be of the fastest: a little slower, and much better known, is less. It is
+        looked for from the fastest on, one choice after the other, until none makes it less.
+        """
+        genes = self._extremes()[0]
+        while True:
+            before = genes.copy()
+            for layer, choices_ms in enumerate(self.layer_ms):
+                tried = np.tile(genes, (len(choices_ms), 1))
+                tried[:, layer] = np.arange(len(choices_ms))
+                genes = tried[self.at_most(tried).argmin()]
+            if (genes == before).all():
+                return float(self.at_most(genes[None])[0]), self.attainable()[1]
 
     def _extremes(self) -> Genes:
         """The fastest and the slowest architecture."""
@@ -148,9 +161,8 @@ class SearchProblem:
     budget: SearchBudget
 
     def feasible(self, genes: Genes) -> NDArray[np.bool_]:
-        """Which architectures (N,) are within the bounds: the lower as predicted, the upper with the confidence."""
-        latency_ms = self.latency.of(genes)
-        return (self.bounds.min_ms <= latency_ms) & (self.latency.at_most(genes) <= self.bounds.max_ms)
+        """Which architectures (N,) are within the bounds."""
+        return self.latency.within(self.bounds, genes)
 
 
 class SearchAlgorithm(Protocol):

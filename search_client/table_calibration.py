@@ -10,11 +10,14 @@ from latency_contract.calibrations import MAX_NETWORKS, MIN_NETWORKS, Calibratio
 from latency_contract.operators import Network
 from latency_contract.tables import Purpose, Table
 from search_client.command_line import (
+    ClassesOption,
     DeviceOption,
+    InputSizeOption,
     JsonOption,
     ServiceOption,
     SpaceOption,
     WaitOption,
+    WidthOption,
     errors_are_sentences,
     latency_service,
     output,
@@ -37,6 +40,9 @@ def calibrate(
     device: DeviceOption = None,
     networks: Annotated[int, typer.Option(min=MIN_NETWORKS, max=MAX_NETWORKS, help="networks to measure")] = NETWORKS,
     seed: Annotated[int, typer.Option(min=0, help="of the draw")] = 0,
+    input_size: InputSizeOption = None,
+    width: WidthOption = None,
+    classes: ClassesOption = None,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,8 +53,9 @@ def calibrate(
     from search_client.progress import ConsoleProgress
 
     progress = ConsoleProgress()
+    loaded = load_space(space, input_size=input_size, width=width or 1.0, classes=classes)
     with latency_service(service, device, client="table-calibrate", wait=wait) as latencies:
-        made = calibrated(load_space(space), latencies, count=networks, seed=seed, progress=progress)
+        made = calibrated(loaded, latencies, count=networks, seed=seed, progress=progress)
     if as_json:
         typer.echo(made.model_dump_json())
         return

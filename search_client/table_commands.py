@@ -15,13 +15,16 @@ from latency_contract.measurements import Measurement
 from latency_contract.operators import parse_key
 from latency_contract.tables import Purpose, Table, TableEntry
 from search_client.command_line import (
+    ClassesOption,
     DeviceOption,
+    InputSizeOption,
     JsonOption,
     ServiceOption,
     ServiceOrTableOption,
     SpaceOption,
     TableOption,
     WaitOption,
+    WidthOption,
     errors_are_sentences,
     given_table,
     latency_service,
@@ -59,6 +62,9 @@ def build(
     operator: Annotated[
         list[str] | None, typer.Option(help="key of another operator to measure; may be given several times")
     ] = None,
+    input_size: InputSizeOption = None,
+    width: WidthOption = None,
+    classes: ClassesOption = None,
     device: DeviceOption = None,
     wait: WaitOption = False,
     as_json: JsonOption = False,
@@ -67,7 +73,7 @@ def build(
     from search_client.progress import ConsoleProgress
     from search_client.spaces import load_space
 
-    loaded = load_space(space)
+    loaded = load_space(space, input_size=input_size, width=width or 1.0, classes=classes)
     operators = list(dict.fromkeys([*loaded.operators(), *(parse_key(key) for key in operator or ())]))
     with latency_service(service, device, client="table-build", wait=wait) as latencies:
         with ConsoleProgress().task(f"measuring '{space}' on {latencies.device.model}", len(operators)) as advance:

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -177,7 +177,7 @@ def _proxylessnas(numbers: Iterable[SourceNumber], *, stated_by: str | None) -> 
 def _tunas(given: Given) -> LinearModel:
     assert given.bias_text is not None
     return tunas_format.linear_model(
-        given.text,
+        _rows(given.text),
         bias_ms=tunas_format.bias_ms(given.bias_text),
         device_model=given.device_model,
         source=given.source,
@@ -252,5 +252,10 @@ def _header(text: str) -> list[str]:
     return next(csv.reader(_uncommented(text)), [])
 
 
-def _rows(text: str) -> list[Mapping[str, str]]:
-    return list(csv.DictReader(_uncommented(text)))
+def _rows(text: str) -> list[dict[str, str]]:
+    """Raises ValueError for a line with too few cells, as the last one of a file that was cut off has."""
+    rows = list(csv.DictReader(_uncommented(text)))
+    for row in rows:
+        if None in row.values():
+            raise ValueError(f"the line '{','.join(filter(None, row.values()))}' has too few cells")
+    return rows

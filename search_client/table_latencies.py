@@ -84,6 +84,17 @@ def calibration_for(operators: Sequence[Conv | IBConv | Head], table: AnyTable) 
     return table.calibration_for(operators) if isinstance(table, Table) else None
 
 
+def calibrated_for(operators: Sequence[Conv | IBConv | Head], table: AnyTable) -> AnyTable:
+    """The table with nothing but what networks of these operators are calibrated by.
+
+    Another calibration may hold for some of the operators alone: networks of these would be predicted by that one.
+    """
+    if not isinstance(table, Table):
+        return table
+    calibration = table.calibration_for(operators)
+    return table.with_calibrations(() if calibration is None else (calibration,))
+
+
 def _known(operators: Sequence[Conv | IBConv | Head], table: OperatorTable) -> dict[str, KnownLatency]:
     return {operator.id: known_latency(table.by_subject[operator.id]) for operator in operators}
 
@@ -137,7 +148,7 @@ def must_hold(table: OperatorTable, operators: Sequence[Conv | IBConv | Head]) -
         return
     named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     if isinstance(table, Table):
-        advice = "Build it for this space with: padnas-client table build"
+        advice = "Build it for this space, input size, width and classes with: padnas-client table build"
     else:
         advice = "Import a table that covers this space, or choose a space, input size and width that this one covers."
     raise IncompleteTable(

@@ -6,9 +6,7 @@ cout, stride, op, kernel, expand, coef_ms); the bias stands in a JSON file besid
 space is the space `basic`; stem and head, which the CSV does not list, are in the bias.
 """
 
-import csv
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, Field
@@ -31,15 +29,17 @@ def bias_ms(text: str) -> float:
     return _Bias.model_validate_json(text).bias_ms
 
 
-def linear_model(text: str, *, bias_ms: float, device_model: str, source: Source) -> LinearModel:
-    """The model that the CSV and its bias make.
+def linear_model(
+    lines: Iterable[Mapping[str, str]], *, bias_ms: float, device_model: str, source: Source
+) -> LinearModel:
+    """The model that the CSV's lines and its bias make.
 
     Raises:
         ValueError: a line that cannot be read, or other layers or choices than those of the space.
     """
     space = load_space(SPACE)
     offsets: dict[int, dict[str, float]] = {}
-    for line in csv.DictReader(io.StringIO(text)):
+    for line in lines:
         index, choice = int(line["layer"]), _choice(line)
         if not 0 <= index < len(space.layers):
             raise ValueError(f"it has a layer {index}, but the space '{SPACE}' has {len(space.layers)} from 0 on")
@@ -81,7 +81,7 @@ def linear_model(text: str, *, bias_ms: float, device_model: str, source: Source
     )
 
 
-def _choice(line: dict[str, str]) -> str:
+def _choice(line: Mapping[str, str]) -> str:
     match line["op"]:
         case "identity":
             return IDENTITY

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from search_client.config import resolve
+from search_client.spaces import load_space
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 NOT_LISTED = re.compile(
@@ -40,6 +43,17 @@ def test_links_lead_somewhere() -> None:
     for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_files_that_the_guide_shows_are_read_as_they_stand(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text()
+    shown = re.findall(r"^```\n(.*?)^```", guide, re.DOTALL | re.MULTILINE)
+    (space,) = [text for text in shown if text.startswith('name = "mine"')]
+    (settings,) = [text for text in shown if text.startswith('space = "basic"')]
+    (tmp_path / "space.toml").write_text(space)
+    (tmp_path / "settings.toml").write_text(settings)
+    assert load_space(str(tmp_path / "space.toml")).layers[0].choices == ("IBConv_K3_E3",)
+    assert resolve({}, file=tmp_path / "settings.toml").latency_targets_ms == (55, 67, 79)
 
 
 def measured_rows() -> list[tuple[str, str, str, str]]:

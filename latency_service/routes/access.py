@@ -18,9 +18,10 @@ from starlette.types import Message
 
 from latency_contract.errors import ErrorBody
 from latency_service import model_files, tokens, weights_file
-from latency_service.errors import BodyTooLarge, WrongRole
+from latency_service.errors import BodyTooLarge, WrongHost, WrongRole
 from latency_service.routes.dependencies import Parts
-from latency_service.tokens import Caller, Role
+from latency_service.settings import is_this_machine
+from latency_service.tokens import ANYBODY, HOW_TO_CREATE, Caller, Role
 
 MAX_JSON_BYTES = 16 * 2**20  # a thousand networks of 25 layers take half of it
 MAX_REPORT_BYTES = 128 * 2**20  # 64 measurements of the fastest operators, every sample written out
@@ -107,8 +108,10 @@ class GuardedRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             if rule.roles is not None:
                 parts: Parts = request.app.state.parts
-                header = request.headers.get("Authorization")
-                request.state.caller = await run_in_threadpool(_admitted, parts, header, rule)
+                caller = await run_in_threadpool(_admitted, parts, request.headers.get("Authorization"), rule)
+                if caller is ANYBODY:
+                    _refuse_other_names(request.headers.get("Host", ""))
+                request.state.caller = caller
             return await answer(await _within(request, rule.max_body_bytes))
 
         return guarded
@@ -123,6 +126,20 @@ def _admitted(parts: Parts, header: str | None, rule: Rule) -> Caller:
             f"The token '{caller.name}' has the role {caller.role}; this needs {wanted}. Use a token of that role."
         )
     return caller
+
+
+def _refuse_other_names(host: str) -> None:
+    """Where everybody on this machine may do everything, a page of some website must not.
+
+    It can have its own name lead to 127.0.0.1 (DNS rebinding), and the browser takes the service for that website; but
+    the name is in the Host header. Raises WrongHost.
+    """
+    name, _, port = host.rpartition(":")
+    if not is_this_machine((name if port.isdecimal() else host).strip("[]")):
+        raise WrongHost(
+            f"Without tokens the service answers to http://127.0.0.1 and http://localhost, not to '{host}'. Use one of"
+            f" these, or create a token: {HOW_TO_CREATE}"
+        )
 
 
 def _sent(header: str | None, *, in_browser: bool) -> str | None:

@@ -73,14 +73,19 @@ def query_latencies(
 
 @router.post("/latencies/release", responses=refusals())
 def release_latencies(
-    release: Annotated[LatencyRelease, Body(examples=[{"client": "my-search"}])], session: Writing, who: Who
+    release: Annotated[LatencyRelease, Body(examples=[{"client": "my-search"}])],
+    session: Writing,
+    service: Service,
+    who: Who,
 ) -> Released:
     """A client no longer wants something measured. Jobs that nobody wants are cancelled.
 
     What clients of other tokens want is not concerned, whatever they call themselves.
     """
-    subject_ids = release.subject_ids
-    return Released(cancelled=queue.withdraw(session, release.client, owner=who.name, subject_ids=subject_ids))
+    cancelled = queue.withdraw(
+        session, release.client, owner=who.name, subject_ids=release.subject_ids, now=service.clock()
+    )
+    return Released(cancelled=cancelled)
 
 
 @router.get("/devices/{device:path}/latencies/{key}", responses=refusals(404))

@@ -19,7 +19,7 @@ TFLITE_FILE: dict[int | str, dict[str, Any]] = {200: {"content": {OCTETS: {}}, "
 @router.get("/models/{sha256}", response_class=Response, responses=refusals(404) | TFLITE_FILE)
 def model_file(sha256: ModelSha256, session: Reading) -> Response:
     """The bytes of a TFLite model. They never change under their hash."""
-    headers = {"Cache-Control": "public, max-age=31536000, immutable"}
+    headers = {"Cache-Control": "private, max-age=31536000, immutable"}
     return Response(model_files.content(session, sha256), media_type=OCTETS, headers=headers)
 
 

@@ -100,6 +100,20 @@ def test_another_program_at_the_address_is_recognised(far_end: Scripted, status:
         connection.ask("GET", "/x", ErrorBody)
 
 
+def test_the_services_own_fault_is_told_when_patience_is_over(
+    far_end: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "PATIENCE_S", 0.3)
+    far_end.script = [(503, {"error": "ConverterBusy", "detail": "TensorFlow cannot be imported. Install it."})] * 9
+    with (
+        ServiceConnection(far_end.url) as connection,
+        pytest.raises(
+            ServiceUnreachable, match=r"cannot answer \(status 503\): TensorFlow cannot be imported. Install"
+        ),
+    ):
+        connection.request("GET", "/x")
+
+
 def test_nobody_at_the_address_is_said_when_patience_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "PATIENCE_S", 0.3)
     with socket.socket() as unused:

@@ -365,3 +365,18 @@ def test_who_is_asked_to_wait_is_told_how_long(
     body = {"device": phone.model, "subjects": operators, "queue_missing": True}
     response = farm.call(Route("POST", "/v1/latencies/query"), farm.token(), json=body)
     assert response.headers["Retry-After"] == "60"
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "10.0.0.7", ":1", "[::"]
+)
+def test_without_tokens_a_request_for_another_name_is_refused(service_url: str, host: str) -> None:
+    """As a page sends it that has its own name lead to this machine."""
+    answer = httpx.get(f"{service_url}/v1/devices", headers={"Host": host}, trust_env=False)
+    assert (answer.status_code, answer.json()["error"]) == (403, "WrongHost")
+    assert f"not to '{host}'. Use one of these, or create a token" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:9000", "127.0.0.1", "[::1]:8000", "[::1]"])
+def test_without_tokens_this_machine_has_several_names(service_url: str, host: str) -> None:
+    assert httpx.get(f"{service_url}/v1/devices", headers={"Host": host}, trust_env=False).status_code == 200

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import pytest
+from sqlalchemy import update
 
 from latency_contract.calibrations import MIN_NETWORKS, Calibration, CalibrationRequest
 from latency_contract.canonical import content_hash
@@ -14,7 +15,10 @@ from latency_contract.measurements import Measurement
 from latency_contract.operators import IBConv, Network
 from latency_contract.predictions import Prediction, PredictionQuery, add_up, predicted
 from latency_contract.tables import LatencyQuery, Table, TablePublication
+from latency_service.database import Database
+from latency_service.models import MeasurementRow
 from tests.agents import answer_lease
+from tests.conftest import live_service
 
 SLOPE = 1.1  # networks take so many times the sum of their operators, and a constant
 CONSTANT_MS = 0.2
@@ -156,3 +160,24 @@ def test_only_measured_networks_of_the_operators_asked_for_make_a_calibration(
     assert phone.history(table) == []
     with pytest.raises(ServiceRefused, match="does not hold IBConv_K7"):
         phone.predict(table, Network(operators=(operator(kernel=7),)))
+
+
+def test_a_network_that_was_measured_on_a_unit_which_had_drifted_makes_no_calibration(
+    database: Database,
+    database_url: str,
+    report: Callable[..., DeviceReport],
+    measurement: Callable[..., Measurement],
+    operators: list[IBConv],
+    networks: list[Network],
+) -> None:
+    with live_service(database_url) as url, ServiceConnection(url) as connection:
+        connection.ask("PUT", "/v1/devices/A1", Device, body=report(serial="A1", model="A1"))
+        phone = Phone(connection, "A1", measurement)
+        phone.measure(operators)
+        table = phone.publish()
+        phone.measure(networks)
+        with database.writing() as session:
+            drifted = update(MeasurementRow).where(MeasurementRow.subject_id == networks[0].id)
+            session.execute(drifted.values(drifted=True))
+        with pytest.raises(ServiceRefused, match=f"1 of {len(networks)} networks are not measured"):
+            phone.calibrate(table, request_for(operators, networks))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from latency_contract.canonical import canonical_json
 from latency_contract.operators import IBConv, Network
@@ -70,6 +70,27 @@ def test_a_killed_converter_is_replaced_and_the_subject_converted(database: Data
     (process,) = set(tensorflow_processes()) - others
     process.kill()
     assert wait_for(database, ModelState.READY).attempts == 2
+    converter.stop()
+
+
+@whatever_the_database
+def test_a_database_that_is_away_while_a_subject_is_converted_is_not_the_subjects_fault(
+    database: Database, operator: Make
+) -> None:
+    """Its claim is to be renewed ten times a second."""
+    converter = Converter(
+        database, settings=replace(Settings(), conversion_claim_s=0.3), clock=utc_now, metrics=(metrics := Metrics())
+    )
+    converter.start()
+    request(database, operator())
+    wait_for(database, ModelState.CONVERTING)  # TensorFlow is still being imported
+    rename = "ALTER TABLE {} RENAME TO {}".format
+    with database.writing() as session:
+        session.execute(text(rename("models", "elsewhere")))
+    until(lambda: b"padnas_database_errors_total 0.0" not in metrics.page())
+    with database.writing() as session:
+        session.execute(text(rename("elsewhere", "models")))
+    assert wait_for(database, ModelState.READY).attempts == 1
     converter.stop()
 
 

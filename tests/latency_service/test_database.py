@@ -109,16 +109,24 @@ def tables_with_rows(database: Database) -> dict[str, int]:
 def test_an_empty_database_is_refused_with_the_command_that_mends_it(empty_url: str) -> None:
     database = Database(empty_url)
     assert database.is_empty()
-    with pytest.raises(SchemaMismatch, match=r"Run: padnas-service migrate --database-url (sqlite|postgresql)"):
+    with pytest.raises(SchemaMismatch, match=r"schema none, .* Run `padnas-service migrate` with the same"):
         database.check_schema()
     database.dispose()
 
 
-def test_a_schema_of_another_version_is_refused(database: Database) -> None:
+@pytest.mark.parametrize(("schema", "what_to_do"), [("0001", "Run `padnas-service migrate`"), ("9999", "A newer prog")])
+def test_a_schema_of_another_version_is_refused(database: Database, schema: str, what_to_do: str) -> None:
     with database.writing() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '0000'"))
-    with pytest.raises(SchemaMismatch, match="has schema 0000, this program needs"):
+        session.execute(text("UPDATE alembic_version SET version_num = :schema"), {"schema": schema})
+    with pytest.raises(SchemaMismatch, match=f"has schema {schema}, this program needs .* {what_to_do}"):
         database.check_schema()
+
+
+def test_the_schema_of_a_newer_program_is_left_as_it_is(database: Database) -> None:
+    with database.writing() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SchemaMismatch, match="install that version, or restore a backup"):
+        database.migrate()
 
 
 def test_writing_commits_once_at_its_end_or_not_at_all(database: Database) -> None:

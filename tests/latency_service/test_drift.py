@@ -5,6 +5,7 @@ from datetime import timedelta
 from random import Random
 
 import pytest
+from sqlalchemy import func, select
 from typer.testing import CliRunner
 
 from latency_contract.devices import Device, DeviceReport, Quarantine
@@ -329,6 +330,14 @@ def test_a_unit_is_released_by_hand(unit: Unit, database_url: str) -> None:
     result = CliRunner().invoke(app, [*release, "A1"])
     assert (result.exit_code, unit.quarantine) == (0, None)
     assert result.stdout == "A1 measures again; its history begins anew\n"
+
+
+def test_a_unit_that_is_in_no_quarantine_keeps_its_history_when_it_is_released(unit: Unit, database_url: str) -> None:
+    unit.live([1.0] * NEEDED)
+    result = CliRunner().invoke(app, ["device", "release", "--database-url", database_url, "A1"])
+    assert (result.exit_code, result.stdout) == (0, "A1 is not in quarantine; nothing has changed\n")
+    with unit.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(ReferenceReadingRow)) == NEEDED
 
 
 def test_a_unit_is_shown_with_its_quarantine(unit: Unit) -> None:

@@ -67,7 +67,7 @@ def test_stems_and_heads_are_beside_the_map() -> None:
     stem = Conv(height=32, width=32, in_channels=3, out_channels=16, kernel=3, stride=2)
     head = Head(height=4, width=4, in_channels=16, hidden_channels=64, out_channels=10)
     drawn = heat_map([entry(head, 1.0), entry(stem, 2.0)])
-    assert [name for name, _ in drawn.ends] == ["Conv K3 32×32, 3→16, stride 2", "Head 4×4, 16→10"]
+    assert [name for name, _ in drawn.ends] == ["Conv K3 32×32, 3→16, stride 2", "Head 4×4, 16→64→10"]
     assert (drawn.lines, drawn.columns) == ((), ())
 
 

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.orm import Session
 
 from latency_contract.devices import DeviceReport
@@ -251,6 +251,31 @@ def test_a_question_waits_for_a_report_and_does_not_have_it_measured_again(
 
 
 @on_postgresql
+def test_a_job_that_is_cancelled_with_its_lease_is_queued_anew_for_who_was_about_to_want_it(
+    service: Service, database: Database, operator: Make
+) -> None:
+    """The lease is given back after the job was found and before it is locked."""
+    service.ask(operator(), client="fickle")
+    service.convert_all()
+    lease = service.leased()
+    with database.writing() as session:
+        assert queue.withdraw(session, "fickle", subject_ids=None, now=service.clock()) == 0
+    released = False
+
+    def give_back(*seen: Any) -> None:
+        nonlocal released
+        if not released and "FROM jobs" in seen[2] and "FOR NO KEY UPDATE" in seen[2]:
+            released = True
+            with database.writing() as other:
+                queue.release(other, lease.token, device_fault=None, suspects=(), max_attempts=5, now=service.clock())
+
+    event.listen(database.engine, "before_cursor_execute", give_back)
+    (entry,) = service.ask(operator(), client="steadfast")
+    event.remove(database.engine, "before_cursor_execute", give_back)
+    assert (entry.status, service.states()) == (LatencyStatus.QUEUED, [JobState.CANCELLED, JobState.QUEUED])
+
+
+@on_postgresql
 def test_a_job_is_not_cancelled_while_somebody_else_begins_to_want_it(
     service: Service, database: Database, operator: Make
 ) -> None:
@@ -258,7 +283,7 @@ def test_a_job_is_not_cancelled_while_somebody_else_begins_to_want_it(
 
     def withdraw() -> int:
         with database.writing() as session:
-            return queue.withdraw(session, "fickle", subject_ids=None)
+            return queue.withdraw(session, "fickle", subject_ids=None, now=service.clock())
 
     query = LatencyQuery(device="Pixel 3", subjects=(operator(),), queue_missing=True, client="steadfast")
     with overtaken(database, withdraw) as (session, rival):
@@ -266,7 +291,7 @@ def test_a_job_is_not_cancelled_while_somebody_else_begins_to_want_it(
         cancelled = rival()
     assert cancelled.result() == 0
     with overtaken(database, lambda: service.ask(operator(), client="third")) as (session, rival_asks):
-        assert queue.withdraw(session, "steadfast", subject_ids=None) == 1
+        assert queue.withdraw(session, "steadfast", subject_ids=None, now=service.clock()) == 1
         answer = rival_asks()
     assert [entry.status for entry in answer.result()] == [LatencyStatus.QUEUED]
     assert service.states() == [JobState.CANCELLED, JobState.QUEUED]
@@ -421,7 +446,8 @@ def test_whatever_many_agents_and_clients_do_at_once_each_operator_is_measured_o
             mine = random.sample(operators, 20)
             service.ask(*mine, client=f"fickle-{seed % 2}")
             with database.writing() as session:
-                queue.withdraw(session, f"fickle-{seed % 2}", subject_ids=[o.id for o in mine[:10]])
+                given_up = [o.id for o in mine[:10]]
+                queue.withdraw(session, f"fickle-{seed % 2}", subject_ids=given_up, now=service.clock())
 
     def converter(_: int) -> None:
         while not finished.is_set():

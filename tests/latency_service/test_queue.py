@@ -359,7 +359,7 @@ def test_a_job_that_nobody_wants_any_more_is_cancelled(farm: Farm, operator: Mak
     kept, pruned = operator(height=1), operator(height=2)
     farm.request(kept, pruned)
     with farm.writing() as session:
-        assert queue.withdraw(session, "me", subject_ids=[pruned.id]) == 1
+        assert queue.withdraw(session, "me", subject_ids=[pruned.id], now=farm.clock()) == 1
     assert [state for _, state, _ in farm.jobs()] == [JobState.QUEUED, JobState.CANCELLED]
 
 
@@ -367,9 +367,9 @@ def test_a_job_that_somebody_else_wants_is_not_cancelled(farm: Farm, operator: M
     farm.request(operator())
     farm.request(operator(), client="other")
     with farm.writing() as session:
-        assert queue.withdraw(session, "me", subject_ids=None) == 0
+        assert queue.withdraw(session, "me", subject_ids=None, now=farm.clock()) == 0
     with farm.writing() as session:
-        assert queue.withdraw(session, "other", subject_ids=None) == 1
+        assert queue.withdraw(session, "other", subject_ids=None, now=farm.clock()) == 1
     assert [state for _, state, _ in farm.jobs()] == [JobState.CANCELLED]
 
 
@@ -378,7 +378,7 @@ def test_clients_of_one_name_with_two_tokens_are_two(farm: Farm, operator: Make)
     farm.request(operator(), owner="bob")
     for owner, cancelled in (("", 0), ("bob", 0), ("bob", 0), ("ana", 1)):
         with farm.writing() as session:
-            assert queue.withdraw(session, "me", owner=owner, subject_ids=None) == cancelled
+            assert queue.withdraw(session, "me", owner=owner, subject_ids=None, now=farm.clock()) == cancelled
 
 
 @pytest.mark.parametrize(
@@ -404,14 +404,34 @@ def test_a_leased_job_is_not_cancelled(farm: Farm, operator: Make) -> None:
     farm.request(operator())
     claim = farm.lease()
     with farm.writing() as session:
-        assert queue.withdraw(session, "me", subject_ids=None) == 0
+        assert queue.withdraw(session, "me", subject_ids=None, now=farm.clock()) == 0
     farm.complete(claim)
+
+
+def test_a_leased_job_that_nobody_wants_is_cancelled_when_it_is_given_back(farm: Farm, operator: Make) -> None:
+    farm.request(operator(height=1), operator(height=2))
+    farm.request(operator(height=2), client="other")
+    claim = farm.lease()
+    with farm.writing() as session:
+        assert queue.withdraw(session, "me", subject_ids=None, now=farm.clock()) == 0
+        queue.release(session, claim.token, device_fault="unplugged", suspects=(), max_attempts=5, now=farm.clock())
+    assert [state for _, state, _ in farm.jobs()] == [JobState.CANCELLED, JobState.QUEUED]
+
+
+def test_a_job_whose_lease_has_run_out_is_cancelled_as_a_queued_one_is(farm: Farm, operator: Make) -> None:
+    farm.request(operator())
+    claim = farm.lease()
+    farm.clock.advance(3600)
+    with farm.writing() as session:
+        assert queue.withdraw(session, "me", subject_ids=None, now=farm.clock()) == 1
+    with farm.writing() as session:  # a result that comes late is left aside, and refuses no other
+        assert queue.owned_jobs(session, claim.token, [claim.jobs[0].job_id]) == {}
 
 
 def test_a_cancelled_subject_can_be_asked_for_again(farm: Farm, operator: Make) -> None:
     farm.request(operator())
     with farm.writing() as session:
-        queue.withdraw(session, "me", subject_ids=None)
+        queue.withdraw(session, "me", subject_ids=None, now=farm.clock())
     farm.request(operator())
     assert [state for _, state, _ in farm.jobs()] == [JobState.CANCELLED, JobState.QUEUED]
 

@@ -3,9 +3,11 @@
 import io
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -110,6 +112,14 @@ def test_the_story_of_a_lease_is_told_without_any_token_in_full(
     assert json.loads(leased[-1])["jobs"] == [job.job_id]
     assert SECRET not in log.text
     assert [line for line in log.text.splitlines() if token in line and '"logger": "httpx"' not in line] == []
+
+
+def test_a_caller_who_hangs_up_in_the_middle_of_a_body_is_no_mistake_of_the_service(service_url: str, log: Log) -> None:
+    head = "POST /v1/latencies/query HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-ID: gone\r\nContent-Length: 99\r\n\r\n{"
+    with socket.create_connection(("127.0.0.1", urlsplit(service_url).port)) as caller:
+        caller.sendall(head.encode())
+    (line,) = log.of("gone")
+    assert (line["message"], line["status"], line["level"]) == ("POST /v1/latencies/query", 499, "info")
 
 
 def test_what_goes_as_it_should_all_day_long_is_not_worth_a_line(

@@ -8,6 +8,7 @@ from latency_contract.devices import DeviceReport
 from latency_contract.jobs import Failed
 from latency_contract.measurements import Measurement
 from latency_contract.operators import IBConv
+from latency_contract.protocols import REFERENCE_OPERATOR, Protocol
 from latency_service import conversion_queue, devices, queue, tables
 from latency_service.database import Database
 from latency_service.models import DeviceRow
@@ -87,6 +88,38 @@ def test_jobs_that_no_agent_would_take_need_attention(
     assert now.attention == ("2 jobs for Pixel 3, and no agent of one is at work: start padnas-agent there",)
     assert "Pixel 3  A1  silent for 3 h; nothing measured yet" in text_of(now)
     assert "2 queued for tables, the oldest 3 h old" in text_of(now)
+
+
+def test_jobs_under_a_protocol_that_no_agent_at_work_has_need_attention(
+    laboratory: Laboratory, database: Database, clock: Clock, operator: Make, report: Callable[..., DeviceReport]
+) -> None:
+    """The one agent was started anew with another runtime."""
+    laboratory.ask(operator(height=1), operator(height=2), queue_missing=True)
+    newer = report(protocol=Protocol(runtime="litert", runtime_version="9.0.0"))
+    with database.writing() as session:
+        devices.report(session, newer, now=clock())
+    laboratory.convert_all()
+    (sentence,) = seen(database, clock).attention
+    assert sentence.startswith(
+        f"2 jobs for Pixel 3 under protocol {report().protocol.id[:8]} (litert 2.3.0), and every"
+    )
+
+
+def test_conversions_that_no_service_makes_need_attention(
+    laboratory: Laboratory, database: Database, clock: Clock, operator: Make
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    with database.writing() as session:
+        conversion_queue.request(session, [operator().id], precision="int8", now=clock())
+    assert seen(database, clock).attention == ()
+    clock.advance(61)
+    (sentence,) = seen(database, clock).attention
+    assert sentence.startswith("1 subject to convert, the oldest for 61 s, and no service does: start one without --no")
+    with database.writing() as session:
+        assert conversion_queue.claim(session, claim_s=60, now=clock()) is not None
+        conversion_queue.request(session, [REFERENCE_OPERATOR.id], precision="int8", now=clock())
+    clock.advance(59)
+    assert seen(database, clock).attention == ()
 
 
 def test_what_failed_earlier_than_yesterday_is_no_news(

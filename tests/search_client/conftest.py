@@ -20,7 +20,7 @@ from latency_contract.connection import ServiceConnection
 from latency_contract.devices import Device, DeviceReport
 from latency_contract.jobs import Failed, LeasedJob, Measured
 from latency_contract.measurements import Measurement
-from latency_contract.operators import IBConv
+from latency_contract.operators import IBConv, Network
 from search_client.analyses import StandAlone
 from search_client.config import SearchConfig, resolve
 from search_client.latencies import LatencyService
@@ -94,13 +94,17 @@ def service(connection: ServiceConnection, phone: str) -> LatencyService:
 
 @pytest.fixture
 def agent(service_url: str, phone: str, measurement: Callable[..., Measurement]) -> Iterator[Agent]:
-    """Starts an agent that answers every job with milliseconds, or with the sentence of a failure."""
+    """Starts an agent that answers every job with milliseconds, or with the sentence of a failure.
+
+    A network takes as long as its first operator.
+    """
     over = threading.Event()
     threads: list[threading.Thread] = []
 
     def outcome(answer: Callable[[IBConv], float | str], job: LeasedJob) -> Measured | Failed:
-        assert isinstance(job.subject, IBConv)
-        ms = answer(job.subject)
+        subject = job.subject.operators[0] if isinstance(job.subject, Network) else job.subject
+        assert isinstance(subject, IBConv)
+        ms = answer(subject)
         if isinstance(ms, str):
             return Failed(job_id=job.job_id, error=ms)
         medians = [ms * (1 + n / 1000) for n in range(6)]

@@ -96,7 +96,8 @@ def test_wrong_input_to_a_search_is_a_sentence(
         ([], 2, "No architecture given. Use --from FINAL.JSON, or --space and --choices."),
         (["--space", TINY, "--choices", "Identity"], 2, "has 4 layers, but 1 choices are given"),
         (["--space", TINY, "--choices", "a,b,c,d"], 1, "'a' is not a choice"),
-        (["--from", "nowhere.json"], 1, "nowhere.json"),
+        (["--from", "nowhere.json"], 1, "nowhere.json: No such file or directory."),
+        (["--from", str(Path(TINY).parent)], 1, "final.json: No such file or directory."),
         (["--from", TINY], 2, "is not the final.json of a search"),
     ],
 )

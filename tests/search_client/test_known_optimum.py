@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,8 +8,10 @@ from pymoo.indicators.hv import HV
 
 from search_client.known_optimum import KnownOptimum, dominated_area
 from search_client.search_problem import Evaluated, LatencyBounds
+from search_client.table_latencies import additive_latency
 from search_client.tabular_oracle import all_architectures
 from tests.search_client.problems import TINY, AnalyticOracle, middle, random_latency
+from tests.search_client.tables import table_of
 
 LATENCY = random_latency(TINY, seed=1)
 
@@ -39,6 +43,17 @@ def test_regret_is_what_is_missing_to_the_best_within_the_bounds() -> None:
     optimum = KnownOptimum.of(TINY, latency=LATENCY, oracle=AnalyticOracle(TINY), bounds=bounds)
     best, second, *_ = sorted(everything(bounds), key=lambda item: -item.accuracy)
     assert optimum.regret([second]) == best.accuracy - second.accuracy > 0
+
+
+def test_with_a_confidence_the_optimum_is_among_what_a_search_may_choose() -> None:
+    latency = additive_latency(TINY, table_of(TINY, lambda operator: operator.kernel), confidence=0.95)
+    low_ms, high_ms = latency.attainable()
+    bounds = LatencyBounds(low_ms, (low_ms + high_ms) / 2)
+    optimum = KnownOptimum.of(TINY, latency=latency, oracle=AnalyticOracle(TINY), bounds=bounds)
+    by_prediction = replace(latency, confidence=None)
+    more = KnownOptimum.of(TINY, latency=by_prediction, oracle=AnalyticOracle(TINY), bounds=bounds)
+    assert 0 < len(optimum.latency_ms) < len(more.latency_ms)
+    assert optimum.latency_ms.max() < more.latency_ms.max() <= bounds.max_ms
 
 
 def test_one_architecture_within_the_bounds_is_the_whole_hypervolume() -> None:

@@ -10,6 +10,7 @@ import pytest
 from latency_contract.connection import NotThisService, ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
 from latency_contract.operators import IBConv
+from latency_contract.protocols import Protocol
 from latency_contract.tables import Purpose
 from search_client import latencies
 from search_client.errors import NoAgent, NoSuchDevice, NotMeasurable
@@ -138,6 +139,19 @@ def test_a_device_is_found_whatever_the_case_and_by_serial(connection: ServiceCo
     assert LatencyService(connection, device=phone.upper(), client="x").device.model == phone
 
 
+def test_of_several_units_of_a_model_one_with_the_protocol_asked_for_is_taken(
+    connection: ServiceConnection, phone: str, report: Callable[..., DeviceReport]
+) -> None:
+    """The other one was seen last."""
+    newer = report(serial=f"{phone}-2", model=phone, protocol=Protocol(runtime="litert", runtime_version="9.0.0"))
+    connection.ask("PUT", f"/v1/devices/{newer.serial}", Device, body=newer)
+    assert LatencyService(connection, device=phone, client="x").device.serial == newer.serial
+    protocol_id = report().protocol.id
+    assert LatencyService(connection, device=phone, client="x", protocol_id=protocol_id).device.serial == phone
+    unheard_of = LatencyService(connection, device=phone, client="x", protocol_id="0" * 64)
+    assert unheard_of.device.serial == newer.serial
+
+
 def test_an_unknown_device_is_refused_with_the_known_ones(connection: ServiceConnection, phone: str) -> None:
     with pytest.raises(NoSuchDevice, match=f"There is no device 'Pixel 99'. The service knows: .*{phone}"):
         LatencyService(connection, device="Pixel 99", client="x")
@@ -182,6 +196,28 @@ def test_a_table_is_found_by_device_id_and_version(
         find_table(connection, f"{phone}@two")
     with pytest.raises(ServiceRefused, match="There is no version 3"):
         find_table(connection, f"{phone}@3")
+
+
+def test_tables_of_one_device_under_several_protocols_are_told_apart(
+    service: LatencyService,
+    agent: Agent,
+    operator: Make,
+    connection: ServiceConnection,
+    phone: str,
+    report: Callable[..., DeviceReport],
+) -> None:
+    agent(lambda subject: float(subject.height))
+    service.measured([operator()], purpose=Purpose.TABLE, on_progress=lambda _: None)
+    service.publish()
+    newer = report(serial=phone, model=phone, protocol=Protocol(runtime="litert", runtime_version="9.0.0"))
+    connection.ask("PUT", f"/v1/devices/{phone}", Device, body=newer)
+    updated = LatencyService(connection, device=phone, client=phone)
+    updated.measured([operator()], purpose=Purpose.TABLE, on_progress=lambda _: None)
+    second = updated.publish()
+    one = r"[0-9a-f]{12} \(version 1, 20[0-9-]+ [0-9:]+, 1 operators\)"
+    with pytest.raises(ValueError, match=f"has several tables, one a protocol: {one}, {one}. Name one by its id."):
+        find_table(connection, phone)
+    assert find_table(connection, second.table_id[:12]) == second
 
 
 def test_a_measurement_opens_to_its_rounds(service: LatencyService, agent: Agent, operator: Make, phone: str) -> None:

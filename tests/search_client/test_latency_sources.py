@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from latency_contract.operators import IBConv
+from latency_contract.operators import IBConv, Network
 from latency_contract.tables import Table
 from search_client.config import resolve
 from search_client.errors import AnotherSearch, ProtocolChanged
@@ -21,6 +21,7 @@ from tests.search_client.conftest import TINY as TINY_FILE
 from tests.search_client.conftest import Agent
 from tests.search_client.problems import TINY
 from tests.search_client.tables import imported, linear_model_of, table_of
+from tests.search_client.test_latency_spread import calibrated_table
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_a_service_has_a_table_once_everything_is_measured(
     source.request(operators, {})
     assert source.table_if_complete(operators) is None
     agent(lambda subject: float(subject.height))
-    table = source.complete_table(operators)
+    table = source.complete_table(operators, {})
     assert {entry.latency_ms for entry in table.entries} == {1.0, 2.0}
     assert source.table_if_complete(operators) == table
     source.must_agree_with(table)
@@ -59,9 +60,9 @@ def test_what_is_measured_is_measured_again_and_the_newest_counts(
 
     agent(slower_each_time)
     source.request(operators, {})
-    first = source.complete_table(operators)
+    first = source.complete_table(operators, {})
     assert isinstance(first, Table)
-    source.refine(operators[:1])
+    source.refine(operators[:1], {})
     deadline = time.monotonic() + 60
     while (newest := source.newest_table(first, operators)) == first:
         assert time.monotonic() < deadline, "not measured again"
@@ -76,9 +77,24 @@ def test_where_the_newest_table_lacks_something_the_last_one_stands(
 ) -> None:
     agent(lambda _: 1.0)
     source.request([operator(height=1)], {})
-    source.complete_table([operator(height=1)])
+    source.complete_table([operator(height=1)], {})
     last = table_of(TINY, lambda _: 1.0)
     assert source.newest_table(last, [operator(height=2)]) is last
+
+
+def test_a_final_network_that_cannot_be_measured_costs_no_other(
+    source: MeasuredLatencies, agent: Agent, operator: Callable[..., IBConv], capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = [Network(operators=(operator(height=height),)) for height in (1, 2)]
+    agent(lambda subject: "no such kernel" if subject.height == 1 else 2.0)
+    failed, measured = source.of_finals(networks)
+    assert (failed, measured is not None and measured.latency_ms) == (None, 2.0)
+    assert f"{networks[0].key} cannot be measured: no such kernel" in capsys.readouterr().err
+
+
+def test_a_file_goes_on_whatever_a_search_has_kept_of_its_calibrations() -> None:
+    table = calibrated_table(0.0)
+    TableFile(table).must_agree_with(table.with_calibrations(()))
 
 
 def test_a_search_that_began_with_another_table_does_not_measure_its_finals(
@@ -94,7 +110,7 @@ def test_a_file_is_complete_and_measures_nothing(theirs: ImportedTable) -> None:
     source = TableFile(theirs)
     source.request(TINY.operators(), {})
     source.release(TINY.operators())
-    assert source.table_if_complete(TINY.operators()) is source.complete_table(TINY.operators()) is theirs
+    assert source.table_if_complete(TINY.operators()) is source.complete_table(TINY.operators(), {}) is theirs
     network = TINY.network(("IBConv_K3_E1", "IBConv_K3_E1", "Identity", "Identity"))
     assert source.of_finals([network, network]) == [None, None]
 

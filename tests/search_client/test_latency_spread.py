@@ -11,7 +11,7 @@ from latency_contract.student_t import quantile
 from latency_contract.tables import Table
 from search_client.search_problem import AdditiveLatency
 from search_client.spaces import SearchSpace, load_space
-from search_client.table_latencies import additive_latency, predict
+from search_client.table_latencies import additive_latency, calibrated_for, predict
 from tests.latency_contract.made_calibrations import calibration_of
 from tests.search_client.tables import table_of
 
@@ -75,3 +75,23 @@ def test_a_network_with_an_operator_that_was_not_calibrated_is_not() -> None:
     table = table.with_calibrations([made.model_copy(update={"measurements": fewer})])
     choices = ("IBConv_K3_E1", "IBConv_K3_E1", "Identity", "Identity")
     assert not predict(SPACE.network(choices), choices, table).calibrated
+
+
+def test_every_network_of_a_search_is_predicted_by_the_one_calibration_of_its_space() -> None:
+    """A newer one holds for fewer operators; networks of these would be predicted by that one."""
+    table = calibrated_table(0.0)
+    (own,) = table.calibrations
+    chosen = ("IBConv_K3_E1", "IBConv_K3_E1", "IBConv_K3_E1", "IBConv_K3_E1")
+    network = SPACE.network(chosen)
+    fewer = {one.id: own.measurements[one.id] for one in network.operators}
+    newer = calibrated_table(1.0).calibrations[0].model_copy(update={"measurements": fewer})
+    both = table.with_calibrations([newer, own])
+    assert predict(network, chosen, both) != predict(network, chosen, table)
+    assert calibrated_for(SPACE.operators(), both) == table
+    assert predict(network, chosen, calibrated_for(SPACE.operators(), both)) == predict(network, chosen, table)
+
+
+def test_a_table_that_is_calibrated_for_other_operators_alone_is_not_calibrated() -> None:
+    table = calibrated_table(0.0)
+    operators = load_space(str(Path(__file__).parent / "tiny.toml"), classes=7).operators()
+    assert calibrated_for(operators, table) == table.with_calibrations(())

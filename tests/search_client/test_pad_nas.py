@@ -23,6 +23,22 @@ def test_bounds_that_are_not_given(min_ms: float | None, max_ms: float | None, e
     assert latency_bounds(min_ms, max_ms, attainable_ms=ATTAINABLE) == LatencyBounds(*expected)
 
 
+@pytest.mark.parametrize(
+    ("min_ms", "max_ms", "targets_ms", "expected"),
+    [
+        (None, None, (1.5, 2.0), (1.0, 2.0)),  # nothing slower than every target is wanted
+        (1.2, None, (1.5, 3.5), (1.2, 3.5)),
+        (None, 3.0, (1.5,), (1.0, 3.0)),
+        (None, None, (0.5,), (0.5, 0.5)),  # out of reach, which is for the search to say
+    ],
+)
+def test_targets_are_bounds_where_there_are_no_others(
+    min_ms: float | None, max_ms: float | None, targets_ms: tuple[float, ...], expected: tuple[float, float]
+) -> None:
+    bounds = latency_bounds(min_ms, max_ms, targets_ms=targets_ms, attainable_ms=ATTAINABLE)
+    assert bounds == LatencyBounds(*expected, targets_ms)
+
+
 def evaluated(name: str, latency_ms: float, accuracy: float) -> Evaluated:
     return Evaluated((name,), latency_ms, accuracy, 0)
 

@@ -53,6 +53,16 @@ def test_a_latency_out_of_bounds_is_a_miss_even_if_the_prediction_was_inside() -
     assert (inside.missed, missed.missed, missed.note) == (False, True, "out of bounds, missed")
 
 
+def test_a_final_is_held_to_the_target_that_it_was_chosen_for() -> None:
+    """Measured well within the bounds; the first of them is meant to take 0.95 ms."""
+    run = final(latency(1.0), latency(1.0), latency(0.955))
+    run["config"]["latency_targets_ms"] = [0.95, 1.05]
+    for architecture, name in zip(run["architectures"], ("0.95ms", "1.05ms", "0.95ms"), strict=True):
+        architecture["name"] = name
+    assert [row.within_bounds for row in report.rows(run)] == [False, True, True]
+    assert report.rows(run)[0].note == "above its target"
+
+
 def test_a_latency_outside_the_predictions_interval_is_a_miss_in_words_too() -> None:
     """The interval is whatever made the prediction; one without an interval expects everything."""
     run = final(latency(1.005), latency(1.05), latency(0.98), latency(1.05))
@@ -128,6 +138,11 @@ def test_the_page_flags_a_miss_and_escapes_what_it_is_given(make_run: Callable[.
     assert "measured outside the prediction's interval" in page
     assert "Pixel&lt;script&gt;" in page
     assert "Pixel<script>" not in page
+
+
+def test_a_report_of_one_training_names_the_copy_that_there_is(make_run: Callable[..., Path]) -> None:
+    run = read_run(RunFiles(make_run("refined", refine=4, stages=2)))
+    assert report.facts(run)["latency table"].endswith("in table.json")
 
 
 def test_a_report_names_the_copy_of_the_last_table(make_run: Callable[..., Path]) -> None:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from search_client.errors import AnotherSearch
 from search_client.images import PixelImages
 from search_client.networks import build_network
 from search_client.progress import ConsoleProgress
+from search_client.run_directory import RunFiles
 from search_client.search_problem import Evaluated
 from search_client.spaces import SearchSpace, load_space
-from search_client.standalone import Found, spread_along_front, train_alone
+from search_client.standalone import Found, final_architecture, spread_along_front, train_alone
 from search_client.training import TrainingRecipe, accuracy
 
 RECIPE = TrainingRecipe(epochs=2, learning_rate=0.1, batch_size=50)
@@ -70,6 +72,16 @@ def test_what_is_left_is_the_network_with_its_weights_and_its_scores(
     assert (result["macs"], result["parameters"]) == (network.macs, network.parameters)
     assert (result["one_shot_accuracy"], result["predicted_latency_ms"]) == (0.25, 0.5)
     assert len((directory / "training.jsonl").read_text().splitlines()) == RECIPE.epochs
+
+
+def test_an_architecture_whose_accuracy_was_published_can_be_trained_too(make_run: Callable[..., Path]) -> None:
+    run = RunFiles(make_run("run", trained=False))
+    final = json.loads(run.final.read_text())
+    for one in final["architectures"]:
+        one["accuracy"] = one.pop("one_shot_accuracy")
+    run.final.write_text(json.dumps(final))
+    name = final["architectures"][0]["name"]
+    assert final_architecture(run, name).one_shot_accuracy == final["architectures"][0]["accuracy"]
 
 
 def test_training_that_was_killed_ends_with_the_same_bytes(

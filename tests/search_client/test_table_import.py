@@ -125,6 +125,7 @@ def test_a_csv_without_intervals_has_none(tmp_path: Path) -> None:
         ("csv", CSV.replace("2.5", "0"), "latency_ms: Input should be greater than 0"),
         ("csv", CSV + CSV.splitlines()[1], "more than once"),
         ("csv", "latency_ms\n1\n", "it has no key"),
+        ("csv", "latency_ms,key\n1,\n2\n", "the line '2' has too few cells"),
         ("csv", "key,latency_ms\n", "entries: Tuple should have at least 1 item"),
         ("proxylessnas-csv", THEIR_CSV.replace("Conv-", "Conv "), "'Conv input:.*' is no key of this format"),
         ("proxylessnas-csv", "key,latency_ms,var_or_std,se\na,1,1,1\n", "'a' has squeeze-and-excitation"),

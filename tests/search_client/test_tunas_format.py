@@ -12,7 +12,7 @@ from search_client.imported_tables import ImportFormat, LinearModel, Source, Sou
 from search_client.spaces import IDENTITY, load_space
 from search_client.table_import import import_table
 from search_client.table_latencies import additive_latency, predict
-from search_client.tunas_format import COLUMNS, bias_ms, linear_model
+from search_client.tunas_format import bias_ms, linear_model
 from tests.search_client.tables import NOW
 
 BASIC = load_space("basic")
@@ -37,8 +37,7 @@ def lines() -> list[dict[str, str]]:
 
 
 def model(rows: list[dict[str, str]], *, bias: float = 200.0) -> LinearModel:
-    text = "\n".join([",".join(COLUMNS), *(",".join(row[name] for name in COLUMNS) for row in rows)])
-    return linear_model(text, bias_ms=bias, device_model="Pixel 1", source=SOURCE)
+    return linear_model(rows, bias_ms=bias, device_model="Pixel 1", source=SOURCE)
 
 
 def test_every_choice_has_the_offset_of_its_line() -> None:
