@@ -102,7 +102,7 @@ def report_check(
 def release_device(
     serial: Annotated[Serial, Path(examples=["89AX0KCQ1"])], session: Writing, service: Service
 ) -> Device:
-    """The unit is as it should be: it measures again, and a new history begins. Without a quarantine nothing changes."""
+    """The unit is as it should be: it measures again, and a new history begins. Else nothing changes."""
     row = devices.known(session, serial, lock=True)
     drift.release(session, row)
     return devices.shown(row, settings=service.settings, now=service.clock())

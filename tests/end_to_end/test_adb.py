@@ -70,6 +70,7 @@ def test_a_phone_gives_a_table_with_its_gates_in_every_measurement(tmp_path: Pat
             agent.wait_for_line(r"(waiting for \S+: its screen is on)")
             phone.change("dumpsys/deviceidle-get-screen", "true", "false")
             answers = service.measured(operators, purpose=Purpose.TABLE, on_progress=lambda _: None)
+            agent.wait_for_line(r"(?s)(\d subjects in.*\d subjects in|2 subjects in)")  # of one lease, or of two
             measured = [connection.ask("GET", f"/v1/measurements/{a.measurement_id}", Measurement) for a in answers]
             (reported,) = [
                 connection.ask("GET", f"/v1/devices/{serial}", Device) for serial in {a.device_serial for a in answers}

@@ -15,10 +15,13 @@ from latency_contract.measurements import Measurement
 from latency_contract.operators import IBConv, Network
 from latency_contract.predictions import Prediction, PredictionQuery, add_up, predicted
 from latency_contract.tables import LatencyQuery, Table, TablePublication
+from latency_service import calibrations, devices, tables
 from latency_service.database import Database
+from latency_service.errors import CannotCalibrate
 from latency_service.models import MeasurementRow
 from tests.agents import answer_lease
-from tests.conftest import live_service
+from tests.conftest import Clock
+from tests.latency_service.test_latencies import Laboratory, result
 
 SLOPE = 1.1  # networks take so many times the sum of their operators, and a constant
 CONSTANT_MS = 0.2
@@ -164,20 +167,24 @@ def test_only_measured_networks_of_the_operators_asked_for_make_a_calibration(
 
 def test_a_network_that_was_measured_on_a_unit_which_had_drifted_makes_no_calibration(
     database: Database,
-    database_url: str,
+    clock: Clock,
     report: Callable[..., DeviceReport],
     measurement: Callable[..., Measurement],
     operators: list[IBConv],
     networks: list[Network],
 ) -> None:
-    with live_service(database_url) as url, ServiceConnection(url) as connection:
-        connection.ask("PUT", "/v1/devices/A1", Device, body=report(serial="A1", model="A1"))
-        phone = Phone(connection, "A1", measurement)
-        phone.measure(operators)
-        table = phone.publish()
-        phone.measure(networks)
-        with database.writing() as session:
-            drifted = update(MeasurementRow).where(MeasurementRow.subject_id == networks[0].id)
-            session.execute(drifted.values(drifted=True))
-        with pytest.raises(ServiceRefused, match=f"1 of {len(networks)} networks are not measured"):
-            phone.calibrate(table, request_for(operators, networks))
+    """Without a wire: what counts is asked of the database."""
+    laboratory = Laboratory(database, clock, report())
+    for subjects in (operators, networks):
+        laboratory.ask(*subjects, queue_missing=True)
+        lease = laboratory.leased()
+        for number, job in enumerate(lease.jobs):
+            assert isinstance(job.subject, IBConv | Network)
+            medians_ms = [latency_ms(job.subject) * (1 + n / 10_000) for n in range(6)]
+            laboratory.accept(lease, result(lease, measurement, *medians_ms, job=number))
+    with database.writing() as session:
+        model, protocol = devices.resolve(session, "Pixel 3", protocol_id=None)
+        table = tables.publish(session, device_model=model, protocol=protocol, now=clock())
+        session.execute(update(MeasurementRow).where(MeasurementRow.subject_id == networks[0].id).values(drifted=True))
+    with database.writing() as session, pytest.raises(CannotCalibrate, match=f"1 of {len(networks)} networks are not"):
+        calibrations.calibrate(session, table, request_for(operators, networks), now=clock())
