@@ -2,16 +2,20 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, or_, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import ColumnElement, Select, and_, bindparam, or_, select, update
+from sqlalchemy.orm import Session
 
-from latency_contract.operators import Subject, subject_adapter
+from latency_contract.operators import Subject
 from latency_contract.protocols import Protocol
 from latency_service import model_files, queue
 from latency_service.models import ModelRow, ModelState, ProtocolRow, SubjectRow
-from latency_service.subjects import insert_if_absent, read_protocol
+from latency_service.queue import MODELS, SUBJECTS
+from latency_service.subjects import LISTED, insert_if_absent, listed, read_protocol, read_subject, the_list
+
+PROTOCOLS = ProtocolRow.metadata.tables[ProtocolRow.__tablename__]
 
 
 class Conversion(NamedTuple):
@@ -127,23 +131,32 @@ def _owned(session: Session, conversion: Conversion) -> ModelRow | None:
 
 def converted(session: Session, subject_ids: Iterable[str], *, precision: str) -> dict[str, Converted]:
     """Of these subjects, those that have their files."""
-    rows = session.execute(
-        select(SubjectRow.id, SubjectRow.document, ModelRow.sha256)
-        .join(ModelRow, and_(ModelRow.subject_id == SubjectRow.id, _ready(precision)))
-        .where(SubjectRow.id.in_(list(subject_ids)))
-    )
-    return {row.id: Converted(subject_adapter.validate_json(row.document), row.sha256) for row in rows}
+    rows = session.execute(_converted(), {LISTED: the_list(subject_ids), "precision": precision})
+    return {row.id: Converted(read_subject(row.document), row.sha256) for row in rows}
 
 
 def with_reference(session: Session, protocol_id: str) -> tuple[Protocol, str | None]:
     """A protocol that is known, with the hash of its reference operator's file; None while that is being converted."""
-    row = session.execute(
-        select(ProtocolRow.document, ModelRow.sha256)
-        .outerjoin(ModelRow, and_(ModelRow.subject_id == ProtocolRow.reference_id, _ready(ProtocolRow.precision)))
-        .where(ProtocolRow.id == protocol_id)
-    ).one()
+    row = session.execute(_with_reference(), {"protocol": protocol_id}).one()
     return read_protocol(row.document), row.sha256
 
 
-def _ready(precision: str | InstrumentedAttribute[str]) -> ColumnElement[bool]:
-    return and_(ModelRow.precision == precision, ModelRow.state == ModelState.READY)
+@cache
+def _converted() -> Select[*tuple[Any, ...]]:
+    wanted = listed()
+    found = wanted.join(SUBJECTS, SUBJECTS.c.id == wanted.c.value)
+    ready = _ready(SUBJECTS.c.id, bindparam("precision"))
+    return select(SUBJECTS.c.id, SUBJECTS.c.document, MODELS.c.sha256).select_from(found.join(MODELS, ready))
+
+
+@cache
+def _with_reference() -> Select[*tuple[Any, ...]]:
+    ready = _ready(PROTOCOLS.c.reference_id, PROTOCOLS.c.precision)
+    found = PROTOCOLS.outerjoin(MODELS, ready)
+    return (
+        select(PROTOCOLS.c.document, MODELS.c.sha256).select_from(found).where(PROTOCOLS.c.id == bindparam("protocol"))
+    )
+
+
+def _ready(subject_id: ColumnElement[str], precision: ColumnElement[str]) -> ColumnElement[bool]:
+    return and_(MODELS.c.subject_id == subject_id, MODELS.c.precision == precision, MODELS.c.state == ModelState.READY)

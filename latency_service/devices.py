@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, func, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, Update, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
@@ -19,6 +19,8 @@ from latency_service.errors import UnknownDevice
 from latency_service.models import DeviceRow, ProtocolRow, UtcDateTime
 from latency_service.settings import Settings
 from latency_service.subjects import insert_if_absent, load_protocol, read_protocol, store_protocol
+
+DEVICES = DeviceRow.metadata.tables[DeviceRow.__tablename__]  # without the session's bookkeeping
 
 
 def report(session: Session, description: DeviceReport, *, now: datetime) -> DeviceRow:
@@ -89,19 +91,20 @@ def resolve(session: Session, name: str, *, protocol_id: str | None) -> tuple[st
 
 
 @cache
-def _named() -> Select[str, str, str]:
+def _named() -> Select[*tuple[Any, ...]]:
     name: BindParameter[str] = bindparam("name")
-    return _seen_last().where(or_(DeviceRow.model == name, DeviceRow.serial == name))
+    return _seen_last().where(or_(DEVICES.c.model == name, DEVICES.c.serial == name))
 
 
 @cache
-def _named_in_any_case() -> Select[str, str, str]:
-    return _seen_last().where(func.lower(DeviceRow.model) == bindparam("in_small"))
+def _named_in_any_case() -> Select[*tuple[Any, ...]]:
+    return _seen_last().where(func.lower(DEVICES.c.model) == bindparam("in_small"))
 
 
-def _seen_last() -> Select[str, str, str]:
-    unit = select(DeviceRow.model, DeviceRow.protocol_id, ProtocolRow.document)
-    return unit.join(ProtocolRow).order_by(DeviceRow.last_seen_at.desc()).limit(1)
+def _seen_last() -> Select[*tuple[Any, ...]]:
+    protocols = ProtocolRow.metadata.tables[ProtocolRow.__tablename__]
+    unit = select(DEVICES.c.model, DEVICES.c.protocol_id, protocols.c.document).join_from(DEVICES, protocols)
+    return unit.order_by(DEVICES.c.last_seen_at.desc()).limit(1)
 
 
 class AtWork(NamedTuple):
@@ -153,7 +156,7 @@ def _alive_since(settings: Settings, now: datetime) -> datetime:
 
 def note_seen(session: Session, serial: str, *, now: datetime) -> None:
     """An agent has asked for work."""
-    session.execute(update(DeviceRow).where(DeviceRow.serial == serial).values(last_seen_at=now))
+    session.execute(_seen(), {"unit": serial, "moment": now})
 
 
 def idle_wait_s(session: Session, *, settings: Settings, random: Random, now: datetime) -> int:
@@ -211,18 +214,29 @@ def note_measured(
 
     A device that delivers is well again: its breaker closes. Its last fault stays on record.
     """
-    row = update(DeviceRow).where(DeviceRow.serial == serial)
-    session.execute(
-        row.values(
-            measured_steady=DeviceRow.measured_steady + verdicts.count(Verdict.STEADY),
-            measured_unsteady=DeviceRow.measured_unsteady + verdicts.count(Verdict.UNSTEADY),
-            last_measured_at=now,
-            last_temperature_c=temperature_c,
-            last_seen_at=now,
+    more = {"steady": verdicts.count(Verdict.STEADY), "unsteady": verdicts.count(Verdict.UNSTEADY)}
+    session.execute(_measured(), {"unit": serial, "moment": now, "degrees": temperature_c, **more})
+
+
+@cache
+def _seen() -> Update:
+    return update(DEVICES).where(DEVICES.c.serial == bindparam("unit")).values(last_seen_at=bindparam("moment"))
+
+
+@cache
+def _measured() -> Update:
+    return (
+        update(DEVICES)
+        .where(DEVICES.c.serial == bindparam("unit"))
+        .values(
+            measured_steady=DEVICES.c.measured_steady + bindparam("steady"),
+            measured_unsteady=DEVICES.c.measured_unsteady + bindparam("unsteady"),
+            last_measured_at=bindparam("moment"),
+            last_temperature_c=bindparam("degrees"),
+            last_seen_at=bindparam("moment"),
             faults=0,
             blocked_until=None,
-        ),
-        execution_options={"synchronize_session": False},
+        )
     )
 
 

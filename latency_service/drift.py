@@ -7,10 +7,11 @@ again, or an admin says that the unit is as it should be (docs/decisions/0023).
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Integer, Select, and_, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
@@ -19,7 +20,7 @@ from latency_contract.fences import Fences, fences, tolerance_of
 from latency_contract.jobs import DeviceCheck
 from latency_contract.measurements import Round
 from latency_contract.protocols import Protocol
-from latency_service import conversion_queue, devices, units
+from latency_service import conversion_queue, devices, queue, units
 from latency_service.errors import WrongMeasurement
 from latency_service.models import DeviceRow, MeasurementRow, ReferenceReadingRow
 from latency_service.settings import Settings
@@ -176,31 +177,35 @@ def release(session: Session, device: DeviceRow) -> bool:
 
 def _usual(session: Session, device: DeviceRow, *, protocol: Protocol, now: datetime) -> Fences | None:
     """None where there is too little history."""
-    history = session.scalars(
-        select(ReferenceReadingRow.reference_ms).where(
-            ReferenceReadingRow.device_serial == device.serial,
-            ReferenceReadingRow.protocol_id == protocol.id,
-            ReferenceReadingRow.slot_at > now - HISTORY,
-            ReferenceReadingRow.slot_at <= now - RECENT,
-        )
-    ).all()
+    asked = {"serial": device.serial, "protocol": protocol.id, "since": now - HISTORY, "until": now - RECENT}
+    history = session.execute(_history(), asked).scalars().all()
     return fences(history, tolerance=tolerance_of(protocol.stopping.target)) if len(history) >= NEEDED else None
 
 
 def _newest(session: Session, device: DeviceRow, *, protocol_id: str, count: int) -> list[_Made]:
     """Measurements of a unit that count, the newest first."""
-    rows = session.execute(
-        select(MeasurementRow.id, MeasurementRow.reference_ms, MeasurementRow.measured_at)
-        .where(
-            MeasurementRow.device_model == device.model,
-            MeasurementRow.protocol_id == protocol_id,
-            MeasurementRow.device_serial == device.serial,
-            MeasurementRow.drifted.is_(False),
-        )
-        .order_by(MeasurementRow.id.desc())
-        .limit(count)
-    )
+    asked = {"model": device.model, "protocol": protocol_id, "serial": device.serial, "most": count}
+    rows = session.execute(_newest_of_unit(), asked)
     return [_Made(*row) for row in rows]
+
+
+@cache
+def _history() -> Select[float]:
+    readings = ReferenceReadingRow.metadata.tables[ReferenceReadingRow.__tablename__].c
+    return select(readings.reference_ms).where(
+        readings.device_serial == bindparam("serial"),
+        readings.protocol_id == bindparam("protocol"),
+        readings.slot_at > bindparam("since"),
+        readings.slot_at <= bindparam("until"),
+    )
+
+
+@cache
+def _newest_of_unit() -> Select[*tuple[Any, ...]]:
+    made = MeasurementRow.metadata.tables[MeasurementRow.__tablename__].c
+    counts = and_(queue.of_table(made), made.device_serial == bindparam("serial"), made.drifted.is_(False))
+    columns = [made[name] for name in _Made._fields]
+    return select(*columns).where(counts).order_by(made.id.desc()).limit(bindparam("most", type_=Integer))
 
 
 def _sentence(serial: str, reference_ms: float, usual_ms: float, *, since: datetime) -> str:

@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import BindParameter, Row, Select, bindparam, func, insert, select
+from sqlalchemy import ColumnElement, Insert, Row, Select, Table, func, insert, select
 from sqlalchemy.orm import Session
 
 from latency_contract.jobs import Failed, JobState, Lease, LeasedJob, LeaseReport
-from latency_contract.measurements import Measurement, Verdict, verdict_of
+from latency_contract.measurements import Measurement, verdict_of
 from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import Subject
 from latency_contract.protocols import Protocol
@@ -17,10 +17,10 @@ from latency_contract.tables import Latency, LatencyEntry, LatencyQuery, Latency
 from latency_service import conversion_queue, devices, model_files, queue, units
 from latency_service.drift import impose, watch
 from latency_service.errors import UnknownMeasurement, WrongMeasurement
-from latency_service.models import DeviceRow, JobRow, MeasurementRow
-from latency_service.queue import OwnedJob
+from latency_service.models import DeviceRow, MeasurementRow
+from latency_service.queue import JOBS, OwnedJob
 from latency_service.settings import Settings
-from latency_service.subjects import load_protocol, store_subjects
+from latency_service.subjects import LISTED, REMEMBERED, listed, load_protocol, store_subjects, the_list
 
 MEASUREMENTS = MeasurementRow.metadata.tables[MeasurementRow.__tablename__]  # without the session's bookkeeping
 AnyRow = Row[*tuple[Any, ...]]
@@ -59,15 +59,15 @@ def newest_latencies(
     session: Session, subject_ids: Collection[str], *, device_model: str, protocol: Protocol
 ) -> dict[str, Latency]:
     """By subject, of those that have one. A measurement by a unit that had drifted does not count."""
-    asked = {"model": device_model, "protocol": protocol.id, "these": list(subject_ids)}
-    return {row.subject_id: latency_of(row) for row in session.execute(_newest_measurements(), asked)}
+    asked = {"model": device_model, "protocol": protocol.id, LISTED: the_list(subject_ids)}
+    return {row[0]: _latency(*row[1:]) for row in session.execute(_newest_measurements(), asked)}
 
 
 def _last_jobs(
     session: Session, subject_ids: Collection[str], *, device_model: str, protocol: Protocol
 ) -> dict[str, AnyRow]:
     """State and error by subject."""
-    asked = {"model": device_model, "protocol": protocol.id, "these": list(subject_ids)}
+    asked = {"model": device_model, "protocol": protocol.id, LISTED: the_list(subject_ids)}
     return {row.subject_id: row for row in session.execute(_newest_jobs(), asked)}
 
 
@@ -76,21 +76,30 @@ def _last_jobs(
 
 @cache
 def _newest_measurements() -> Select[*tuple[Any, ...]]:
-    newest = _newest(MeasurementRow).where(MeasurementRow.drifted.is_(False))
     # Not whole rows: their documents hold every sample.
-    return select(MeasurementRow.subject_id, *LATENCY).where(MeasurementRow.id.in_(newest))
+    columns = [MEASUREMENTS.c[column.key] for column in (MeasurementRow.subject_id, *LATENCY)]
+    return _newest(MEASUREMENTS, columns, MEASUREMENTS.c.drifted.is_(False))
 
 
 @cache
-def _newest_jobs() -> Select[str, str, str | None]:
-    return select(JobRow.subject_id, JobRow.state, JobRow.error).where(JobRow.id.in_(_newest(JobRow)))
+def _newest_jobs() -> Select[*tuple[Any, ...]]:
+    return _newest(JOBS, [JOBS.c.subject_id, JOBS.c.state, JOBS.c.error])
 
 
-def _newest(table: type[JobRow | MeasurementRow]) -> Select[int]:
-    """The last id of each subject."""
-    these: BindParameter[Sequence[str]] = bindparam("these", expanding=True)
-    newest = select(func.max(table.id)).where(queue.of_table(table), table.subject_id.in_(these))
-    return newest.group_by(table.subject_id)
+def _newest(
+    table: Table, columns: Sequence[ColumnElement[Any]], *conditions: ColumnElement[bool]
+) -> Select[*tuple[Any, ...]]:
+    """Of the rows of each listed subject, the last: one look into the index for each."""
+    asked = listed()
+    of_one = select(func.max(table.c.id)).where(
+        queue.of_table(table.c), table.c.subject_id == asked.c.value, *conditions
+    )
+    return select(*columns).join_from(asked, table, table.c.id == of_one.correlate(asked).scalar_subquery())
+
+
+@cache
+def _storing() -> Insert:
+    return insert(MEASUREMENTS)
 
 
 def queue_missing(
@@ -221,7 +230,7 @@ def _store(
     protocol = load_protocol(session, first.protocol_id)
     for job, made in measured:
         _check_belongs(job, made, protocol=protocol)
-    session.execute(insert(MEASUREMENTS), [_measurement_values(job, made) for job, made in measured])
+    session.execute(_storing(), [_measurement_values(job, made) for job, made in measured])
     queue.complete(session, [job.id for job, _ in measured])
     device = devices.known(session, first.leased_by)
     drift = watch(session, device, protocol=protocol, settings=settings, now=now)
@@ -249,31 +258,28 @@ def measurement(session: Session, measurement_id: int) -> Measurement:
 
 def latency_of(row: MeasurementRow | AnyRow) -> Latency:
     """Of a row with the columns LATENCY."""
-    return Latency(
-        measurement_id=row.id,
-        latency_ms=row.latency_ms,
-        low_ms=row.low_ms,
-        high_ms=row.high_ms,
-        confidence=row.confidence,
-        verdict=Verdict(row.verdict),
-        rounds=row.rounds,
-        device_serial=row.device_serial,
-        measured_at=row.measured_at,
-    )
+    return _latency(*(getattr(row, column.key) for column in LATENCY))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _latency(measurement_id: int, *columns: Any) -> Latency:
+    """Of the columns LATENCY, which are read each time: what is remembered follows from them alone."""
+    names = (column.key for column in LATENCY[1:])
+    return Latency(measurement_id=measurement_id, **dict(zip(names, columns, strict=True)))
 
 
 def _entry(subject: Subject, latency: Latency | None, job: AnyRow | None) -> LatencyEntry:
     """A latency that was once measured stands, whatever became of later jobs."""
-    status, error = LatencyStatus.MISSING, None
     if latency is not None:
-        status = LatencyStatus.MEASURED
-    elif job is not None and job.state == JobState.FAILED:
+        return LatencyEntry(subject_id=subject.id, key=subject.key, status=LatencyStatus.MEASURED, latency=latency)
+    status, error = LatencyStatus.MISSING, None
+    if job is not None and job.state == JobState.FAILED:
         status, error = LatencyStatus.FAILED, job.error
     elif job is not None and job.state == JobState.QUEUED:
         status = LatencyStatus.QUEUED
     elif job is not None and job.state == JobState.LEASED:
         status = LatencyStatus.LEASED
-    return LatencyEntry(subject_id=subject.id, key=subject.key, status=status, latency=latency, error=error)
+    return LatencyEntry(subject_id=subject.id, key=subject.key, status=status, error=error)
 
 
 def _check_belongs(job: OwnedJob, measured: Measurement, *, protocol: Protocol) -> None:

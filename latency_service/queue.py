@@ -50,7 +50,6 @@ from latency_service.models import (
     ACTIVE_STATES,
     DeviceRow,
     JobRow,
-    MeasurementRow,
     ModelRow,
     ModelState,
     SubjectRow,
@@ -240,7 +239,7 @@ def fail(session: Session, job_id: int, *, error: str, now: datetime) -> None:
 
 
 def remaining(session: Session, token: str) -> int:
-    return session.scalar(_counting(), {"token": token}) or 0
+    return session.execute(_counting(), {"token": token}).scalar_one()
 
 
 def release(
@@ -457,11 +456,12 @@ def _completing() -> Update:
 
 @cache
 def _counting() -> Select[int]:
-    return select(func.count()).select_from(JobRow).where(_owned(bindparam("token")))
+    of_lease = and_(JOBS.c.lease_token == bindparam("token"), JOBS.c.state == JobState.LEASED)
+    return select(func.count()).select_from(JOBS).where(of_lease)
 
 
-def of_table(job: type[JobRow | MeasurementRow]) -> ColumnElement[bool]:
-    """Rows of the parameters `model` and `protocol`."""
+def of_table(job: Any) -> ColumnElement[bool]:
+    """Rows of the parameters `model` and `protocol`, of a class or columns of jobs or measurements."""
     return and_(job.device_model == bindparam("model"), job.protocol_id == bindparam("protocol"))
 
 
@@ -482,7 +482,7 @@ def _expired(job: type[JobRow]) -> ColumnElement[bool]:
     return and_(job.state == JobState.LEASED, job.lease_expires_at <= MOMENT)
 
 
-def _owned(token: str | BindParameter[str]) -> ColumnElement[bool]:
+def _owned(token: str) -> ColumnElement[bool]:
     return and_(JobRow.lease_token == token, JobRow.state == JobState.LEASED)
 
 

@@ -9,9 +9,10 @@ from datetime import datetime
 from random import Random
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from sqlalchemy.orm import Session
 
+from latency_contract.canonical import Contract
 from latency_contract.errors import ErrorBody
 from latency_service.converter import Converter
 from latency_service.database import Database
@@ -57,6 +58,11 @@ Service = Annotated[Parts, Depends(_parts)]
 Reading = Annotated[Session, Depends(_reading, scope="function")]
 Writing = Annotated[Session, Depends(_writing, scope="function")]
 Octets = Annotated[bytes, Depends(_octets)]  # a body that is a file; its limit is in access.py
+
+
+def json_of(answer: Contract) -> Response:
+    """What is valid already, for endpoints that are asked all day: FastAPI would check it again, in another thread."""
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:

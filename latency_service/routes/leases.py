@@ -11,7 +11,7 @@ from latency_service import devices, drift, latencies, queue
 from latency_service.logs import note, short
 from latency_service.models import DeviceRow
 from latency_service.routes.access import GuardedRoute
-from latency_service.routes.dependencies import Parts, Service, Writing, refusals
+from latency_service.routes.dependencies import Parts, Service, Writing, json_of, refusals
 
 router = APIRouter(route_class=GuardedRoute, prefix="/v1", tags=["agents"])
 
@@ -25,12 +25,14 @@ REPORT_EXAMPLE = {
 
 
 @router.post(
-    "/leases", responses=refusals(404) | {204: {"description": "no work; come back after `Retry-After` seconds"}}
+    "/leases",
+    response_model=Lease | DeviceCheck,
+    responses=refusals(404) | {204: {"description": "no work; come back after `Retry-After` seconds"}},
 )
 def lease_jobs(
     request: Annotated[LeaseRequest, Body(examples=[{"serial": "89AX0KCQ1", "max_jobs": 16}])],
     service: Service,
-) -> Lease | DeviceCheck:
+) -> Response:
     """The most urgent jobs for a unit; where it is in quarantine and a check is due, what is to be measured for it."""
     settings, now, lease = service.settings, service.clock(), None
     note(serial=request.serial)
@@ -48,11 +50,11 @@ def lease_jobs(
         with service.database.writing() as session:
             devices.note_seen(session, request.serial, now=now)
     if check is not None:
-        return check
+        return json_of(check)
     if lease is None:
-        return Response(status_code=204, headers={"Retry-After": str(wait_s)})  # type: ignore[return-value]
+        return Response(status_code=204, headers={"Retry-After": str(wait_s)})
     note(lease=short(lease.token), jobs=[job.job_id for job in lease.jobs])
-    return lease
+    return json_of(lease)
 
 
 def _wait_s(session: Session, device: DeviceRow, service: Parts, now: datetime) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import event, select
+from sqlalchemy import event, select, update
 
 from latency_contract.devices import DeviceReport
 from latency_contract.jobs import Failed, Lease, LeaseReport, LeaseRequest, Measured
@@ -190,6 +190,21 @@ def test_the_newest_measurement_counts_and_the_older_is_kept(
     assert after.latency.latency_ms == 2.0
     with database.reading() as session:
         assert latencies.measurement(session, before.latency.measurement_id).latency_ms == 1.0
+
+
+def test_a_latency_that_was_asked_about_before_is_read_anew(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement, database: Database
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    lease = laboratory.leased()
+    laboratory.accept(lease, result(lease, measurement))
+    first, again = laboratory.ask(operator()), laboratory.ask(operator())
+    latencies._latency.cache_clear()
+    assert first == again == laboratory.ask(operator())
+    with database.writing() as session:
+        session.execute(update(MeasurementRow).values(drifted=True))
+    (entry,) = laboratory.ask(operator())
+    assert (entry.status, entry.latency) == (LatencyStatus.MISSING, None)
 
 
 def test_a_failure_is_kept_with_its_reason_and_no_number(laboratory: Laboratory, operator: Make) -> None:
