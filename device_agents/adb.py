@@ -464,9 +464,14 @@ class _UsbWire(_Wire):
     def connect(self, transport_timeout_s: float | None) -> None:  # noqa: ARG002
         if missing := why_no_usb():
             raise LinkLost(missing)
-        phones = {serial: phone for serial, phone in _usb_phones() if self._target.serial in ("", serial)}
+        opened, faults = _usb_phones()
+        phones = {serial: phone for serial, phone in opened if self._target.serial in ("", serial)}
         if not phones:
-            raise LinkLost(f"{self._target} is not plugged in, or USB debugging is not enabled on it.")
+            raise (
+                faults[0]
+                if faults
+                else LinkLost(f"{self._target} is not plugged in, or USB debugging is not enabled on it.")
+            )
         if len(phones) > 1:
             raise LinkLost(f"Several phones are plugged in. Choose: {', '.join(f'usb:{s}' for s in sorted(phones))}.")
         self._usb = next(iter(phones.values()))
@@ -500,19 +505,31 @@ def why_no_usb() -> str | None:
     )
 
 
-def usb_targets() -> list[AdbTarget]:
-    """Phones that are plugged in with USB debugging enabled.
+def usb_targets() -> tuple[list[AdbTarget], list[LinkLost]]:
+    """Phones that are plugged in with USB debugging enabled, and why others do not even tell their serial.
 
     Raises:
         LinkLost: they cannot be listed.
     """
-    return [] if why_no_usb() else [AdbTarget(serial=serial) for serial, _ in _usb_phones()]
+    if why_no_usb():
+        return [], []
+    opened, faults = _usb_phones()
+    return [AdbTarget(serial=serial) for serial, _ in opened], faults
 
 
-def _usb_phones() -> list[tuple[str, Any]]:
-    """Serials, and adb_shell's transports."""
+def _usb_phones() -> tuple[list[tuple[str, Any]], list[LinkLost]]:
+    """Serials, and adb_shell's transports; and why others cannot be opened to ask for their serial."""
+    opened: list[tuple[str, Any]] = []
+    faults: list[LinkLost] = []
     with _usb_opened():
-        return [(phone.serial_number, phone) for phone in UsbTransport.find_all_adb_devices()]
+        found = list(UsbTransport.find_all_adb_devices())
+    for phone in found:
+        try:
+            with _usb_opened():
+                opened.append((phone.serial_number, phone))
+        except LinkLost as fault:
+            faults.append(fault)
+    return opened, faults
 
 
 @contextlib.contextmanager

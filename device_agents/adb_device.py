@@ -39,7 +39,7 @@ from device_agents.errors import (
     PathRefused,
 )
 from device_agents.gates import BOARD, PHONE, crossed, not_fit, parse_readings, readings_script
-from device_agents.litert_runner import CANNOT_WRITE, REFERENCE
+from device_agents.litert_runner import CANNOT_WRITE, NO_INPUT, REFERENCE
 from device_agents.rounds import Identity
 from device_agents.turns import (
     BLOCK_LIMIT_S,
@@ -202,14 +202,18 @@ class AdbDevice:
                 self._end_runs(self._own_runs, patience_s=0.0)
             raise
         reader = TurnReader(began_at)
-        yield from self._results(plan, reader, text)
-        if rebooted:
-            suspect = None if reader.running is None else plan.model(reader.running)
-            raise DeviceRebooted("The device rebooted in the middle of a run.", suspect=suspect)
-        if status and not reader.done:
-            refused = self._blame(plan, reader.running, status)
-            if refused is not None:
-                yield refused
+        try:
+            yield from self._results(plan, reader, text)
+            if rebooted:
+                suspect = None if reader.running is None else plan.model(reader.running)
+                raise DeviceRebooted("The device rebooted in the middle of a run.", suspect=suspect)
+            if status and not reader.done:
+                refused = self._blame(plan, reader.running, status)
+                if refused is not None:
+                    yield refused
+        except DeviceFault:
+            self._present = set()  # somebody else may have cleared the cache; the next plan looks
+            raise
 
     def _results(self, plan: Plan, reader: TurnReader, text: str) -> Iterator[Visit | Refused]:
         fit = True
@@ -235,6 +239,8 @@ class AdbDevice:
 
     def _blame(self, plan: Plan, running: int | None, status: int) -> Refused | None:
         """The runner ended by itself before it was done."""
+        if status == NO_INPUT:
+            raise DeviceFault("Files that were sent to the device are not there any more. They are sent again.")
         how = ending(128 - status if status > 128 else status)  # a shell's status for a signal
         if running is None:
             output = self._on_device(f"tail -n 20 {self._run_folder}/output").text.strip()

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 10.0  # between two looks for devices that have come
 WATCH_S = 0.5  # between two looks at the workers
-WELL_AFTER_S = 60.0  # a worker that ran for so long had no fault in starting
+WELL_AFTER_S = 600.0  # a worker that ran for so long had no fault in starting, which may take minutes
 BACKOFF_S, BACKOFF_MAX_S = 2.0, 600.0
 STOP_S = 30.0  # for workers to give their leases back
 

@@ -224,18 +224,26 @@ def _items(thermal: str, heading: str, name: str) -> Iterator[tuple[float | None
 
 
 def _zones(files: Mapping[str, str]) -> tuple[float | None, int | None]:
-    """The same from sysfs, of the zones and cooling devices whose type names a processor; zones are in m°C."""
-    celsius, states = [], []
+    """The same from sysfs, of the zones and cooling devices whose type names a processor; zones are in m°C.
+
+    Where no zone that can be read names one, as on processors whose zone is that of the whole chip, all zones count.
+    """
+    celsius = list[float | None]()
+    others = list[float | None]()
+    states = list[int | None]()
     for path, kind in files.items():
         place, _, name = path.rpartition("/")
-        if name != "type" or "cpu" not in kind.lower():
+        if name != "type":
             continue
+        of_processor = "cpu" in kind.lower()
         if place.startswith("thermal_zone"):
             millidegrees = _number(files.get(f"{place}/temp", ""))
-            celsius.append(None if millidegrees is None else _within(millidegrees / 1000, POSSIBLE_CPU_C))
-        else:
+            degrees = None if millidegrees is None else _within(millidegrees / 1000, POSSIBLE_CPU_C)
+            (celsius if of_processor else others).append(degrees)
+        elif of_processor:
             states.append(_within(_number(files.get(f"{place}/cur_state", "")), POSSIBLE_COOLING))
-    return _highest(celsius), _highest(states)
+    hottest = _highest(celsius)
+    return _highest(others) if hottest is None else hottest, _highest(states)
 
 
 def _thermal_status(thermal: str) -> int | None:

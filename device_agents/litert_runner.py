@@ -1,34 +1,42 @@
 """The process that runs models: LiteRT's interpreter with one thread, pinned to one core.
 
 It is given a plan of turns and tells its steps one by one: on this machine through a pipe (`serve`), on a Linux board
-as a script that reads a file and writes one (`main`). Every round runs in a fork of this process, which has LiteRT
-loaded, so that what differs between one process and the next differs between rounds (docs/decisions/0020). A model that
-brings it down brings nothing else down, and the last step says which model that was. It imports nothing of this
-package, because a board has only this file. The one module that imports LiteRT.
+as a script that reads a file and writes one (`main`). Every turn runs in a fork of this process, which has LiteRT
+loaded, so that what differs between one process and the next differs between rounds (docs/decisions/0020, 0030). A
+model that brings it down brings nothing else down, and the last step says which model that was. It imports nothing of
+this package, because a board has only this file. The one module that imports LiteRT.
 """
 
 import contextlib
 import ctypes
 import gc
 import json
+import math
 import os
 import pickle
+import random
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import chain
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 INPUT_SEED = 0  # every run of every model sees the same image of normally distributed values
+INPUT_VALUES = 2**20  # drawn once, for all models that need no more; that takes some milliseconds
 REFERENCE = -1  # index of the reference operator among a plan's models
+NO_INPUT = 66  # exit status where a file of the plan is missing (sysexits.h: EX_NOINPUT)
 CANNOT_WRITE = 73  # exit status of whoever cannot store its steps (sysexits.h: EX_CANTCREAT)
 CPU = Path("/sys/devices/system/cpu")
+THERMAL = Path("/sys/class/thermal")
+POSSIBLE_C = (1.0, 130.0)  # a zone without a sensor says something else
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 Step = list[Any]  # its kind, then what turns.py says of it
+Invoke = Callable[[], None]  # runs a model once
 
 
 def serve(pipe: Connection, core: int | None) -> None:
@@ -48,10 +56,12 @@ def serve(pipe: Connection, core: int | None) -> None:
 def main(plan_file: str, result_file: str) -> None:
     """Run the plan in one file; every step is a line of the other, written before the next one is begun.
 
-    Ends with CANNOT_WRITE where the device is full, which is no model's fault.
+    Ends with CANNOT_WRITE where the device is full, with NO_INPUT where a file is gone: neither is a model's fault.
     """
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # a process with threads is not to be forked
     plan = json.loads(Path(plan_file).read_text())
+    if not all(os.path.exists(path) for path in (plan["reference"], *(path for path, _ in plan["models"]))):
+        sys.exit(NO_INPUT)
     with Path(result_file).open("wb", buffering=0) as result:
         for step in chain([pin(plan["core"])], run(plan, plan["core"])):
             line = json.dumps(step).encode() + b"\n"
@@ -76,61 +86,75 @@ def run(plan: dict[str, Any], core: int | None) -> Iterator[Step]:
     A plan has `reference` and `models` (path and rounds of each) and the protocol's `warmup_ms`, `block_ms`,
     `reference_block_ms`, `min_runs`, `max_runs`; whether XNNPACK is to run them (`xnnpack`); and `block_limit_s`, after
     which a block has hung.
+
+    The order of a turn is drawn anew: where a model's memory lies depends on what its process has run before, and is to
+    differ between its rounds as it would between repetitions.
     """
     gc.disable()  # nothing here makes cycles, and a collection in the middle of a block would be timed
     began = time.monotonic()
     refused = set[int]()
-
-    def attempt(index: int, step: Callable[[], Step]) -> Step:
-        try:
-            with _alarm(plan["block_limit_s"]):
-                return step()
-        except (ValueError, RuntimeError, MemoryError) as error:
-            return ["refused", index, f"LiteRT refuses this model: {type(error).__name__}: {error}"]
-        except NotDelegated as error:
-            return ["refused", index, str(error)]
-
-    def block(index: int) -> Step:
-        path, block_ms = plan["reference"], plan["reference_block_ms"]
-        if index != REFERENCE:
-            path, block_ms = plan["models"][index][0], plan["block_ms"]
-        at_s = time.monotonic() - began
-        samples_ms = _run_block(path, plan, block_ms)
-        return ["ran", index, at_s, samples_ms, None, time.monotonic() - began - at_s]
-
-    def blocks(*indices: int) -> Iterator[Step]:
-        """Told are the beginnings at once, the rest at the end: whoever reads it may share the core."""
-        ended: list[Step] = []
-        for index in indices:
-            yield ["started", index]
-            ended.append(attempt(index, lambda index=index: block(index)))  # type: ignore[misc]
-            if ended[-1][0] == "refused":
-                break
-        yield from ended
-
-    def in_fork(*indices: int) -> Iterator[Step]:
-        for step in _in_fork(lambda: blocks(*indices)):
-            if step[0] == "refused":
-                refused.add(step[1])
-            yield step
-
     yield ["state", state(core)]
     # What LiteRT prepares once in a process is prepared here, for all forks.
     yield ["started", REFERENCE]
-    prepared = attempt(REFERENCE, lambda: [load(plan["reference"], xnnpack=plan["xnnpack"])])
+    prepared = _attempt(REFERENCE, plan, lambda: ["loaded", load(plan["reference"], xnnpack=plan["xnnpack"])])
     if prepared[0] == "refused":
         yield prepared
         yield ["done"]
         return
     del prepared
-    yield from in_fork(REFERENCE)
     for turn in range(max(rounds for _, rounds in plan["models"])):
-        for index, (_, rounds) in enumerate(plan["models"]):
-            if turn < rounds and index not in refused and REFERENCE not in refused:
-                yield from in_fork(index, REFERENCE)
-                if index not in refused:
-                    yield ["state", state(core)]
+        due = [i for i, (_, rounds) in enumerate(plan["models"]) if turn < rounds and i not in refused]
+        if not due or REFERENCE in refused:
+            break
+        random.shuffle(due)
+        for step in _in_fork(lambda due=due: _turn(plan, due, core, began)):  # type: ignore[misc]
+            if step[0] == "refused":
+                refused.add(step[1])
+            yield step
     yield ["done"]
+
+
+def _turn(plan: dict[str, Any], due: list[int], core: int | None, began: float) -> Iterator[Step]:
+    """A block of each model that is due, loaded for it; the reference operator is loaded once.
+
+    Told are the beginnings at once, the rest between models: whoever reads it may share the core.
+    """
+    kept = cache(lambda path: load(path, xnnpack=plan["xnnpack"]))
+
+    def block(index: int) -> Step:
+        at_s = time.monotonic() - began
+        if index == REFERENCE:
+            samples_ms = _run_block(kept(plan["reference"]), plan, plan["reference_block_ms"])
+        else:
+            invoke = load(plan["models"][index][0], xnnpack=plan["xnnpack"])
+            samples_ms = _run_block(invoke, plan, plan["block_ms"])
+        return ["ran", index, at_s, samples_ms, None, time.monotonic() - began - at_s]
+
+    def blocks(*indices: int) -> Iterator[Step]:
+        ended: list[Step] = []
+        for index in indices:
+            yield ["started", index]
+            ended.append(_attempt(index, plan, lambda index=index: block(index)))  # type: ignore[misc]
+            if ended[-1][0] == "refused":
+                break
+        yield from ended
+        if ended[-1][0] == "ran":
+            yield ["state", state(core)]
+
+    yield from blocks(REFERENCE)
+    for index in due:
+        yield from blocks(index, REFERENCE)
+
+
+def _attempt(index: int, plan: dict[str, Any], step: Callable[[], Step]) -> Step:
+    """A step, or that the model is refused. Ends this process where it takes too long."""
+    try:
+        with _alarm(plan["block_limit_s"]):
+            return step()
+    except (ValueError, RuntimeError, MemoryError) as error:
+        return ["refused", index, f"LiteRT refuses this model: {type(error).__name__}: {error}"]
+    except NotDelegated as error:
+        return ["refused", index, str(error)]
 
 
 def _in_fork(steps: Callable[[], Iterator[Step]]) -> Iterator[Step]:
@@ -175,16 +199,30 @@ def _end_with(runner: int) -> None:
 
 
 def state(core: int | None) -> dict[str, Any]:
-    """What of the processor's state can be read here; the names are those of DeviceState."""
+    """What of the processor's state can be read here; the names are those of DeviceState.
+
+    Which zones and cooling devices count is as in gates.py, by which a board that waits to cool down is judged.
+    """
     frequency = CPU / f"cpu{core}/cpufreq"
-    temperatures = [_number(zone) for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
-    readable = [t / 1000 for t in temperatures if t is not None]
+    celsius = {
+        zone: millidegrees / 1000
+        for zone in THERMAL.glob("thermal_zone*")
+        if (millidegrees := _number(zone / "temp")) is not None
+        and POSSIBLE_C[0] <= millidegrees / 1000 <= POSSIBLE_C[1]
+    }
+    of_processor = [degrees for zone, degrees in celsius.items() if _is_processors(zone)]
+    cooling = [_number(device / "cur_state") for device in THERMAL.glob("cooling_device*") if _is_processors(device)]
     return {
         "governor": text_of(frequency / "scaling_governor"),
         "frequency_khz": _number(frequency / "scaling_cur_freq"),
         "max_frequency_khz": _number(frequency / "scaling_max_freq"),
-        "temperature_c": max(readable, default=None),
+        "temperature_c": max(of_processor or celsius.values(), default=None),
+        "cooling_state": max((level for level in cooling if level is not None), default=None),
     }
+
+
+def _is_processors(place: Path) -> bool:
+    return "cpu" in (text_of(place / "type") or "").lower()
 
 
 @contextlib.contextmanager
@@ -199,16 +237,11 @@ def _alarm(seconds: int) -> Iterator[None]:
             signal.alarm(0)
 
 
-def _run_block(path: str, plan: dict[str, Any], block_ms: float) -> list[float]:
-    """Load the model, warm up, then time runs until `block_ms` is over: milliseconds of each.
-
-    Where the model's memory happens to lie changes its latency by some percent. Loading it anew for every block, in a
-    process that has loaded nothing before, makes that a difference between rounds, which the interval sees, and not one
-    between measurements.
-    """
-    invoke = load(path, xnnpack=plan["xnnpack"])
+def _run_block(invoke: Invoke, plan: dict[str, Any], block_ms: float) -> list[float]:
+    """Warm up, then time runs until `block_ms` is over: milliseconds of each."""
     now = time.perf_counter_ns
     warm_until = now() + int(plan["warmup_ms"] * 1e6)
+    invoke()
     while now() < warm_until:
         invoke()
     samples: list[int] = []
@@ -226,28 +259,37 @@ class NotDelegated(Exception):
     """XNNPACK does not run what the protocol says that it runs, or the other way round."""
 
 
-def load(path: str, *, xnnpack: bool) -> Callable[[], None]:
-    """What runs the model once; it has been run once.
+def load(path: str, *, xnnpack: bool) -> Invoke:
+    """What runs the model once.
+
+    Where the model's memory happens to lie changes its latency by some percent. Loading it anew for every block makes
+    that a difference between rounds, which the interval sees, and not one between measurements.
 
     Raises:
         NotDelegated: XNNPACK does not run what it is to run.
         ValueError, RuntimeError: LiteRT refuses the model.
     """
-    import numpy as np
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     resolver = OpResolverType.AUTO if xnnpack else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter: Any = Interpreter(model_path=path, num_threads=1, experimental_op_resolver_type=resolver)
     interpreter.allocate_tensors()
     for tensor in interpreter.get_input_details():
-        values = np.random.default_rng(INPUT_SEED).standard_normal(tensor["shape"], dtype=np.float32)
-        interpreter.set_tensor(tensor["index"], values)
-    interpreter.invoke()  # XNNPACK packs the weights in the first run
+        size = math.prod(tensor["shape"])
+        interpreter.set_tensor(tensor["index"], _input_values(max(size, INPUT_VALUES))[:size].reshape(tensor["shape"]))
     delegated = any(op["op_name"] == "DELEGATE" for op in interpreter._get_ops_details())
     if delegated != xnnpack:
         raise NotDelegated(f"XNNPACK runs {'a part' if delegated else 'no part'} of this model.")
-    invoke: Callable[[], None] = interpreter.invoke
+    invoke: Invoke = interpreter.invoke
     return invoke
+
+
+@cache
+def _input_values(count: int) -> Any:
+    """The first of them are the same, however many there are."""
+    import numpy as np
+
+    return np.random.default_rng(INPUT_SEED).standard_normal(count, dtype=np.float32)
 
 
 def text_of(path: Path) -> str | None:

@@ -50,11 +50,13 @@ def reachable(
     Raises:
         ValueError: one of the addresses is none.
     """
-    targets, not_opened = parse_addresses(tcp), []
+    targets = parse_addresses(tcp)
     try:
-        targets += usb_targets()
+        at_usb, faults = usb_targets()
     except LinkLost as fault:
-        not_opened = [Reachable(AdbTarget(), State.UNREACHABLE, "", str(fault))]
+        at_usb, faults = [], [fault]
+    targets += at_usb
+    not_opened = [Reachable(AdbTarget(), State.UNREACHABLE, "", str(fault)) for fault in faults]
     others = [target for target in targets if str(target) not in without]
     with ThreadPoolExecutor(AT_ONCE) as threads:
         return [*threads.map(lambda target: _look_at(target, keys), others), *not_opened]

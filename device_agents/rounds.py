@@ -35,6 +35,7 @@ from latency_contract.protocols import Protocol, StoppingRule
 
 log = logging.getLogger(__name__)
 
+PART_S = 60.0  # of a plan, after which the device is looked at: on one that grows too hot, the rest waits
 FRUITLESS = 3  # calls in a row in which the device finished no round, after which it is at fault
 
 Outcome = Measured | Failed
@@ -110,11 +111,10 @@ def measure(
     fruitless = 0
     while pending:
         check()
-        device.wait_until_fit(check)
         wanted = [(models[p.job.model_sha256], rounds) for p, rounds in pending]
         rejection: str | None = None
         came = 0
-        for result in device.run(Plan(reference, wanted, protocol), check):
+        for result in _in_parts(device, Plan(reference, wanted, protocol), check):
             progress, _ = pending[result.position]
             if isinstance(result, Refused):
                 progress.refusal = result.reason
@@ -144,6 +144,34 @@ def measure(
         pending = [(p, rounds) for p, rounds in judged if rounds]
         yield [_outcome(p, protocol, pooled, device.identity) for p, rounds in judged if not rounds]
     log.info("%d subjects in %.3f s, %.3f s of it inside blocks", len(jobs), clock_s() - began_s, blocks_s)
+
+
+def _in_parts(device: MeasuringDevice, plan: Plan, check: Callable[[], None]) -> Iterator[Visit | Refused]:
+    """Run a plan in parts of whole turns, each once the device is fit; ends with the first that ends early.
+
+    Raises DeviceFault.
+    """
+    protocol = plan.protocol
+    round_s = (2 * protocol.warmup_ms + protocol.block_ms + protocol.reference_block_ms) / 1000
+    turns = max(1, int(PART_S / round_s / len(plan.models)))
+    left = [rounds for _, rounds in plan.models]
+    while any(left):
+        due = [position for position, rounds in enumerate(left) if rounds]
+        part = plan._replace(models=[(plan.model(position), min(left[position], turns)) for position in due])
+        device.wait_until_fit(check)
+        refused, expected, came = set[int](), sum(rounds for _, rounds in part.models), 0
+        for result in device.run(part, check):
+            position = due[result.position]
+            if isinstance(result, Refused):
+                refused.add(position)
+                expected -= part.models[result.position][1]
+            else:
+                came += 1
+            yield result._replace(position=position)
+        for position, (_, rounds) in zip(due, part.models, strict=True):
+            left[position] = 0 if position in refused else left[position] - rounds
+        if came < expected:
+            return
 
 
 def _pooled(lease: Sequence[_Progress]) -> Spread:

@@ -461,20 +461,20 @@ def test_a_phone_at_usb_does_what_one_at_tcp_does(adbd: Adbd, tmp_path: Path, te
 
 def test_of_several_phones_one_has_to_be_chosen(at_usb: list[str]) -> None:
     at_usb.append("9B2Y1")
-    assert usb_targets() == [parse_target("usb:89AX0"), parse_target("usb:9B2Y1")]
+    assert usb_targets() == ([parse_target("usb:89AX0"), parse_target("usb:9B2Y1")], [])
     with pytest.raises(LinkLost, match=r"Several phones are plugged in\. Choose: usb:89AX0, usb:9B2Y1\."):
         AdbLink(parse_target("usb")).connect()
 
 
 def test_a_phone_that_is_not_plugged_in_is_lost(at_usb: list[str]) -> None:
     at_usb.clear()
-    assert usb_targets() == []
+    assert usb_targets() == ([], [])
     with pytest.raises(LinkLost, match="usb:89AX0 is not plugged in"):
         AdbLink(parse_target("usb:89AX0")).connect()
 
 
 def test_without_the_systems_library_usb_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adb, "UsbTransport", None)
-    assert usb_targets() == []
+    assert usb_targets() == ([], [])
     with pytest.raises(LinkLost, match=r"apt install libusb-1\.0-0"):
         AdbLink(parse_target("usb")).connect()

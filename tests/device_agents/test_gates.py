@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from device_agents import litert_runner
 from device_agents.gates import BOARD, PHONE, Limits, crossed, not_fit, parse_readings, readings_script
 from latency_contract.measurements import DeviceState
 from tests.device_agents.replayed_phone import ReplayedPhone
@@ -112,6 +113,30 @@ def test_a_board_is_read_from_sysfs_alone(phone: ReplayedPhone) -> None:
     assert state == DeviceState(
         governor="schedutil", frequency_khz=825600, max_frequency_khz=MAX_KHZ, temperature_c=52.0
     )
+
+
+def test_where_no_zone_names_a_processor_all_count(phone: ReplayedPhone) -> None:
+    put(phone, thermal_zone0__type="soc-thermal", thermal_zone0__temp="61000")
+    put(phone, thermal_zone1__type="broken", thermal_zone1__temp="-274000")
+    assert read(phone, android=False).temperature_c == 61.0
+    put(phone, thermal_zone2__type="cpu-thermal", thermal_zone2__temp="52000")
+    assert read(phone, android=False).temperature_c == 52.0
+
+
+def test_a_boards_runner_reads_zones_as_its_agent_does(phone: ReplayedPhone, monkeypatch: pytest.MonkeyPatch) -> None:
+    thermal = phone.folder / "sys/class/thermal"
+    monkeypatch.setattr(litert_runner, "THERMAL", thermal)
+    for zones in (
+        {"thermal_zone0__type": "soc-thermal", "thermal_zone0__temp": "61000"},
+        {"thermal_zone1__type": "broken", "thermal_zone1__temp": "200000"},
+        {"thermal_zone2__type": "cpu-thermal", "thermal_zone2__temp": "52000"},
+        {"cooling_device0__type": "thermal-cpufreq-0", "cooling_device0__cur_state": "2"},
+        {"cooling_device1__type": "pwm-fan", "cooling_device1__cur_state": "5"},
+    ):
+        put(phone, **zones)
+        ours, theirs = litert_runner.state(None), read(phone, android=False)
+        assert (ours["temperature_c"], ours["cooling_state"]) == (theirs.temperature_c, theirs.cooling_state)
+    assert (theirs.temperature_c, theirs.cooling_state) == (52.0, 2)
 
 
 def test_what_is_hidden_is_none_and_named(phone: ReplayedPhone) -> None:

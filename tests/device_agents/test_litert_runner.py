@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from device_agents import litert_runner
-from device_agents.litert_runner import CANNOT_WRITE, main, run
+from device_agents.litert_runner import CANNOT_WRITE, NO_INPUT, REFERENCE, main, run
 from device_agents.turns import Plan
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
@@ -25,7 +25,7 @@ SCRIPT = """
 import os, signal, sys, time
 from device_agents import litert_runner
 runner = os.getpid()
-def block(path, plan, block_ms):
+def block(invoke, plan, block_ms):
 {body}
 litert_runner._run_block = block
 litert_runner.main(*sys.argv[1:])
@@ -50,12 +50,14 @@ def ended(model: Path, body: str, *, block_limit_s: int = 60) -> tuple[int, list
     return status, [json.loads(line) for line in files[1].read_text().splitlines()]
 
 
-def test_every_round_runs_in_a_process_of_its_own_and_its_reference_with_it(model: Path) -> None:
+def test_every_turn_runs_in_a_process_of_its_own_between_its_reference_blocks(model: Path) -> None:
     status, steps = ended(model, "    return [float(os.getpid())]")
     assert status == 0
-    (first,), (second, with_second), (third, with_third) = _in_pairs(step[3][0] for step in steps if step[0] == "ran")
-    assert (second, third) == (with_second, with_third)
-    assert len({first, second, third}) == 3
+    blocks = [(step[1], step[3][0]) for step in steps if step[0] == "ran"]
+    turns = [blocks[:3], blocks[3:]]
+    assert [[position for position, _ in turn] for turn in turns] == [[REFERENCE, 0, REFERENCE]] * 2
+    assert [len({process for _, process in turn}) for turn in turns] == [1, 1]
+    assert turns[0][0][1] != turns[1][0][1]
 
 
 def test_a_block_that_ends_its_process_ends_the_runner_likewise(model: Path) -> None:
@@ -85,12 +87,6 @@ def test_a_block_ends_with_a_runner_that_is_killed(model: Path) -> None:
     assert gone or psutil.wait_procs([psutil.Process(child)], timeout=10)[0]
 
 
-def _in_pairs(values: Any) -> list[tuple[float, ...]]:
-    """The first value alone, then two and two."""
-    first, *rest = values
-    return [(first,), *zip(rest[::2], rest[1::2], strict=True)]
-
-
 def test_a_refused_model_leaves_no_alarm_that_would_end_the_waiting_runner(tmp_path: Path) -> None:
     missing = tmp_path / "missing.tflite"
     plan = Plan(missing, [(missing, 1)], Protocol(runtime="litert", runtime_version="2.3.0"))
@@ -104,9 +100,20 @@ def test_a_refused_model_leaves_no_alarm_that_would_end_the_waiting_runner(tmp_p
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a file on which no write finds space")
 def test_a_full_device_is_told_from_a_model_that_fails(tmp_path: Path) -> None:
-    missing = tmp_path / "missing.tflite"
-    plan = Plan(missing, [(missing, 1)], Protocol(runtime="litert", runtime_version="2.3.0"))
+    model = tmp_path / "model.tflite"
+    model.touch()
+    plan = Plan(model, [(model, 1)], Protocol(runtime="litert", runtime_version="2.3.0"))
     (tmp_path / "plan").write_text(json.dumps(plan.document(core=None)))
     with pytest.raises(SystemExit) as ended:
         main(str(tmp_path / "plan"), "/dev/full")
     assert ended.value.code == CANNOT_WRITE
+
+
+def test_a_board_that_lacks_a_file_says_so_before_it_runs_anything(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.tflite"
+    plan = Plan(missing, [(missing, 1)], Protocol(runtime="litert", runtime_version="2.3.0"))
+    (tmp_path / "plan").write_text(json.dumps(plan.document(core=None)))
+    with pytest.raises(SystemExit) as ended:
+        main(str(tmp_path / "plan"), str(tmp_path / "steps"))
+    assert ended.value.code == NO_INPUT
+    assert not (tmp_path / "steps").exists()

@@ -7,7 +7,8 @@ import pytest
 from benchmarks.debian_adbd import Adbd
 from benchmarks.faulty_wire import Fault, FaultyWire
 from device_agents import adb
-from device_agents.adb import parse_target
+from device_agents.adb import AdbLink, AdbTarget, parse_target
+from device_agents.errors import LinkLost
 from device_agents.reachable import Reachable, ReadyDevices, State, parse_addresses, reachable
 from tests.device_agents.key_demanding_device import KeyDemandingDevice
 
@@ -48,6 +49,16 @@ def test_a_phone_at_usb_that_may_not_be_opened_is_listed_with_what_to_do(monkeyp
     [found] = reachable([])
     assert (str(found.target), found.state) == ("usb", State.UNREACHABLE)
     assert "LIBUSB_ERROR_ACCESS [-3]. Another program may hold it (adb kill-server)" in found.advice
+    with pytest.raises(LinkLost, match="LIBUSB_ERROR_ACCESS"):
+        AdbLink(AdbTarget(serial="89AX0")).connect()
+
+
+def test_a_phone_at_usb_that_may_not_be_opened_keeps_no_other_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    phones = [LockedPhone(), SimpleNamespace(serial_number="89AX0")]
+    monkeypatch.setattr(adb, "UsbTransport", SimpleNamespace(find_all_adb_devices=lambda: iter(phones)))
+    targets, faults = adb.usb_targets()
+    assert targets == [AdbTarget(serial="89AX0")]
+    assert ["LIBUSB_ERROR_ACCESS" in str(fault) for fault in faults] == [True]
 
 
 def test_a_phone_names_its_model(debian_adbd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from device_agents import rounds
 from device_agents.drift import NEEDED, Brackets
 from device_agents.errors import BracketsDisagree, DeviceFault, Stopped, SubjectFault
 from device_agents.rounds import FRUITLESS, Outcome, check_rounds, measure
@@ -275,3 +276,21 @@ def test_a_check_that_comes_to_nothing_is_the_devices_fault() -> None:
             device=scripted(reference=repeat(SubjectFault("illegal instruction"))),
             check=lambda: None,
         )
+
+
+def test_a_long_plan_is_run_in_parts_and_the_device_looked_at_between_them(
+    operator: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "PART_S", 0.15)  # two turns of two models
+    device = scripted(a=repeat(2.0), b=repeat(3.0))
+    outcomes = run(device, operator, count=2)
+    assert device.waits == 3  # for five rounds of each
+    assert [len(measured(outcome).measurement.rounds) for outcome in outcomes.values()] == [5, 5]
+
+
+def test_a_refused_model_has_no_further_parts(operator: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "PART_S", 0.0)  # one turn
+    device = scripted(a=iter([SubjectFault("no such operation")]), b=repeat(3.0))
+    outcomes = run(device, operator, count=2)
+    assert device.ran.count("a") == 1
+    assert [outcomes[n].outcome for n in (1, 2)] == ["failed", "measured"]
