@@ -3,7 +3,9 @@
 A turn runs one block of every subject, each between two blocks of the reference operator, with the device's state read
 in between:
 
-    state R A R state B R state C R state A R state B R …
+    state R A R state B R state C R state …
+
+The next one goes on from there, or begins with a block of the reference operator in a process of its own.
 
 A runner (litert_runner.py, or a script around benchmark_model) writes down each step as it goes. When it ends in the
 middle, the steps so far still count, and the last one says whose block it was.
