@@ -80,6 +80,24 @@ def test_a_worker_that_ended_is_started_again(tmp_path: Path, monkeypatch: pytes
         started(tmp_path, "phone", times=3)
 
 
+@pytest.mark.parametrize(("well_after_s", "expected"), [(3600.0, [1, 2, 3]), (-1.0, [1, 1, 1])])
+def test_failures_in_a_row_are_counted_and_a_worker_that_ran_well_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, well_after_s: float, expected: list[int]
+) -> None:
+    counted: list[int] = []
+
+    def rest_after_none(failures: int, _: random.Random) -> float:
+        counted.append(failures)
+        return 0.0
+
+    monkeypatch.setattr(farm, "WELL_AFTER_S", well_after_s)
+    monkeypatch.setattr(farm, "WATCH_S", 0.01)
+    monkeypatch.setattr(farm, "rest_after", rest_after_none)
+    with running(FAILS, tmp_path, lambda _: ["phone"]):
+        started(tmp_path, "phone", times=4)
+    assert counted[:3] == expected
+
+
 def test_a_worker_that_fails_again_and_again_rests_longer_each_time() -> None:
     rests = [rest_after(n, random.Random(0)) for n in range(1, 30)]
     assert all(a < b for a, b in pairwise(rests[:9]))

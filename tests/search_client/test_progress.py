@@ -1,4 +1,5 @@
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -21,15 +22,18 @@ def test_off_a_terminal_there_are_plain_lines() -> None:
 
 
 def test_a_line_says_how_much_time_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "LINE_S", 0.0)
+    now_s = 100.0
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now_s))
     text = io.StringIO()
     with ConsoleProgress(Console(file=text, highlight=False)).task("measuring", 3) as advance:
+        now_s += 20.0
         advance(0)
+        now_s += 20.0
         advance(1, "steady")
         advance(3)
     nothing_known, first, _ = text.getvalue().splitlines()
     assert nothing_known == "measuring: 0 of 3"
-    assert first == "measuring: 1 of 3, about 0 s left steady"
+    assert first == "measuring: 1 of 3, about 80 s left steady"
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:
