@@ -22,7 +22,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from benchmarks.debian_adbd import installed
 from benchmarks.debian_caddy import program as caddy
-from benchmarks.debian_packages import CannotInstall
+from benchmarks.debian_packages import CannotInstall, unpacked
 from benchmarks.postgresql import PostgresqlServer, running_server
 from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection
@@ -248,6 +248,12 @@ def debian_adbd() -> Path:
 def debian_caddy() -> Path:
     """Debian's Caddy."""
     return _of_debian(caddy)
+
+
+@pytest.fixture(scope="session")
+def debian_shells() -> Path:
+    """Where Debian's mksh, which is Android's shell, and BusyBox are."""
+    return _of_debian(lambda: unpacked("shells", ["mksh", "busybox"]))
 
 
 def _of_debian(install: Callable[[], Path]) -> Path:

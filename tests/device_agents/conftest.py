@@ -1,5 +1,6 @@
-"""Debian's real `adbd` as a device, for the tests of everything that speaks to one."""
+"""Debian's real `adbd` as a device, for the tests of everything that speaks to one; and the shells of devices."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +9,17 @@ import pytest
 from benchmarks.debian_adbd import Adbd
 from benchmarks.faulty_wire import FaultyWire
 from device_agents.adb import AdbLink, parse_target
+
+
+@pytest.fixture(params=["sh", "bash", "mksh", "busybox"])
+def shell(request: pytest.FixtureRequest) -> list[str]:
+    """The words that run a script: mksh is Android's shell, BusyBox that of small boards."""
+    name: str = request.param
+    program = shutil.which(name)
+    if program is None:
+        folder: Path = request.getfixturevalue("debian_shells")
+        program = next(str(path) for path in (folder / "bin" / name, folder / "usr/bin" / name) if path.exists())
+    return [program, "sh"] if name == "busybox" else [program]
 
 
 @pytest.fixture
