@@ -79,6 +79,7 @@ class _Progress:
     disagreements: int = 0  # rounds rejected since their reference readings disagree
     before: DeviceState | None = None
     after: DeviceState | None = None
+    unreadable: set[str] = field(default_factory=set)  # readings that some round was without
     refusal: str | None = None
 
     @property
@@ -135,6 +136,7 @@ def measure(
                 progress.rounds.append(made)
                 progress.before = progress.before or result.before
                 progress.after = result.after
+                progress.unreadable.update(result.before.unreadable, result.after.unreadable)
                 came += 1
         fruitless = 0 if came else fruitless + 1
         if fruitless >= FRUITLESS:
@@ -305,7 +307,7 @@ def _outcome(progress: _Progress, protocol: Protocol, pooled: Spread, identity: 
         core_mask=identity.core_mask,
         before=before,
         after=after,
-        unreadable=after.unreadable,
+        unreadable=tuple(name for name in DeviceState.model_fields if name in progress.unreadable),
         started_at=progress.started_at,
         finished_at=datetime.now(UTC),
     )
@@ -316,5 +318,6 @@ def _outcome(progress: _Progress, protocol: Protocol, pooled: Spread, identity: 
         provenance=provenance,
         pooled=pooled,
         rejected=tuple(progress.rejected[-MAX_REJECTED:]),
+        rejected_dropped=len(progress.rejected[:-MAX_REJECTED]),
     )
     return Measured(job_id=progress.job.job_id, measurement=measurement)

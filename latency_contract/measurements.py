@@ -142,6 +142,7 @@ class Measurement(Contract):
         provenance: Provenance,
         pooled: Spread | None = None,
         rejected: tuple[RejectedRound, ...] = (),
+        rejected_dropped: int = 0,
     ) -> "Measurement":
         """The measurement that these rounds make under a stopping rule."""
         estimate = estimate_of(rounds, pooled=pooled, confidence=stopping.confidence)
@@ -155,6 +156,7 @@ class Measurement(Contract):
             rounds=rounds,
             pooled=pooled,
             rejected=rejected,
+            rejected_dropped=rejected_dropped,
             provenance=provenance,
         )
 

@@ -294,3 +294,23 @@ def test_a_refused_model_has_no_further_parts(operator: Make, monkeypatch: pytes
     outcomes = run(device, operator, count=2)
     assert device.ran.count("a") == 1
     assert [outcomes[n].outcome for n in (1, 2)] == ["failed", "measured"]
+
+
+def test_a_reading_that_one_round_was_without_is_named_as_unreadable(operator: Make) -> None:
+    device = scripted(a=repeat(1.0))
+    whole = DeviceState(governor="performance", temperature_c=31.5)
+    states = chain([whole, whole, DeviceState(governor="performance")], repeat(whole))
+    device.state = lambda: next(states)
+    provenance = measured(run(device, operator)[1]).measurement.provenance
+    assert "temperature_c" not in provenance.after.unreadable
+    assert "temperature_c" in provenance.unreadable
+    assert "governor" not in provenance.unreadable
+
+
+def test_evidence_beyond_its_limit_is_counted(operator: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "MAX_REJECTED", 1)
+    rejections = chain(["the phone is at 51 °C", "the phone is at 52 °C"], repeat(None))
+    device = scripted(a=repeat(1.0))
+    device.reject = lambda _: next(rejections)
+    made = measured(run(device, operator)[1]).measurement
+    assert ([one.reason for one in made.rejected], made.rejected_dropped) == (["the phone is at 52 °C"], 1)
