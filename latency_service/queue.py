@@ -316,17 +316,17 @@ def withdraw(
     `owner` is the name of its token: what clients of other tokens want stays wanted, whatever they call themselves.
     """
     of_client = and_(WantRow.owner == owner, WantRow.client == client)
-    mine = select(WantRow.job_id).where(of_client)
+    mine = select(JobRow.id).join(WantRow, WantRow.job_id == JobRow.id).where(of_client)
     if subject_ids is not None:
-        mine = mine.join(JobRow, JobRow.id == WantRow.job_id).where(JobRow.subject_id.in_(subject_ids))
-    job_ids = list(session.scalars(mine))
-    if not job_ids:
-        return 0
-    # Whoever is about to want one of these jobs too has locked its subject, and is waited for, or waits.
-    lock_subjects(session, session.scalars(select(JobRow.subject_id).where(JobRow.id.in_(job_ids))))
-    _lock(session, JobRow.id.in_(job_ids))
-    session.execute(delete(WantRow).where(of_client, WantRow.job_id.in_(job_ids)))
-    return _cancel_unwanted(session, job_ids, now=now)
+        mine = mine.where(JobRow.subject_id.in_(subject_ids))
+    # Of all that it has ever wanted, only what has not ended can be cancelled, and needs to be locked.
+    job_ids = list(session.scalars(mine.where(JobRow.state.in_(ACTIVE))))
+    if job_ids:
+        # Whoever is about to want one of these jobs too has locked its subject, and is waited for, or waits.
+        lock_subjects(session, session.scalars(select(JobRow.subject_id).where(JobRow.id.in_(job_ids))))
+        _lock(session, JobRow.id.in_(job_ids))
+    session.execute(delete(WantRow).where(of_client, WantRow.job_id.in_(mine)))
+    return _cancel_unwanted(session, job_ids, now=now) if job_ids else 0
 
 
 def fail_unconvertible(session: Session, subject_id: str, *, precision: str, error: str, now: datetime) -> None:

@@ -1,14 +1,16 @@
 """A table through a real `adbd`, with the programs as a farm runs them, while its parts are killed."""
 
 import re
+import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from sqlalchemy import select
 
-from benchmarks.adb_board import running_board, start_farm
+from benchmarks.adb_board import running_board, start_adb_agent, start_farm
 from benchmarks.debian_adbd import Adbd
 from benchmarks.faulty_wire import Fault, FaultyWire
 from benchmarks.processes import Program, running_service
@@ -53,6 +55,30 @@ def test_a_farm_finishes_its_table_whatever_is_killed_and_measures_nothing_twice
     assert {path.name for path in (tmp_path / "padnas").iterdir()} == {"cache", "lock"}
 
 
+def test_an_agent_finishes_its_table_though_its_runner_is_killed_and_its_service_is_out_of_reach(
+    tmp_path: Path,
+) -> None:
+    operators = load_space(str(SMALLEST), classes=10).operators()
+    with (
+        running_service(tmp_path) as (_, url),
+        running_board(tmp_path) as adbd,
+        FaultyWire(int(url.rpartition(":")[2])) as to_service,
+        start_adb_agent(tmp_path, f"http://127.0.0.1:{to_service.port}", port=adbd.port, max_jobs=2) as agent,
+        ServiceConnection(url) as connection,
+    ):
+        agent.wait_for_line(r"(measuring on .*)")
+        service = LatencyService(connection, device=None, client="test")
+        service.request(operators, purpose=Purpose.TABLE)
+        _kill_runner(tmp_path)
+        to_service.inject(Fault.REFUSE)
+        to_service.inject(Fault.CUT)
+        agent.wait_for_line(r"(?i)(cannot be reached|does not answer|not reachable|trying again)")
+        to_service.heal()
+        service.measured(operators, purpose=Purpose.TABLE, on_progress=lambda _: None)
+        assert agent.stop() == 0
+    assert _times_measured(tmp_path) == {operator.id: 1 for operator in operators}
+
+
 def test_a_phone_gives_a_table_with_its_gates_in_every_measurement(tmp_path: Path) -> None:
     """The screen goes on for a while: those rounds are kept as evidence, and the phone is waited for."""
     phone = ReplayedPhone(tmp_path / "phone")
@@ -84,6 +110,18 @@ def test_a_phone_gives_a_table_with_its_gates_in_every_measurement(tmp_path: Pat
         assert provenance.unreadable == ()
         assert all(r.summary_of is not None and r.summary_of >= 5 for r in measurement.rounds)
     assert sum(int(n) for n in re.findall(r"(\d+) subjects in", agent.log.read_text())) >= len(operators)
+
+
+def _kill_runner(folder: Path) -> None:
+    """Once there is one."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter(["cmdline"]):
+            with suppress(psutil.NoSuchProcess):
+                if (process.info["cmdline"] or [])[-2:] == ["plan", "steps"] and process.cwd().startswith(str(folder)):
+                    process.kill()
+                    return
+    pytest.fail("no runner was started")
 
 
 def _times_measured(folder: Path) -> dict[str, int]:

@@ -16,7 +16,7 @@ from latency_contract.tables import Purpose
 from latency_service import conversion_queue, devices, queue
 from latency_service.database import Database
 from latency_service.errors import QueueFull, StaleLease
-from latency_service.models import DeviceRow, JobRow, ModelRow, ModelState
+from latency_service.models import DeviceRow, JobRow, ModelRow, ModelState, WantRow
 from latency_service.subjects import load_protocol, store_subjects
 from tests.conftest import Clock
 
@@ -371,6 +371,22 @@ def test_a_job_that_somebody_else_wants_is_not_cancelled(farm: Farm, operator: M
     with farm.writing() as session:
         assert queue.withdraw(session, "other", subject_ids=None, now=farm.clock()) == 1
     assert [state for _, state, _ in farm.jobs()] == [JobState.CANCELLED]
+
+
+def test_what_a_client_once_wanted_is_forgotten_and_costs_nothing(farm: Farm, operator: Make) -> None:
+    """A script may have the same name for years: nothing is locked or named of the jobs that have ended."""
+    ended = [operator(height=height) for height in range(1, 17)]
+    farm.request(*ended)
+    claim = farm.lease()
+    for job in claim.jobs:
+        farm.complete(claim, job.job_id)
+    farm.request(operator(height=20))
+    with farm.writing() as session:
+        most = list[int]()
+        event.listen(session.connection(), "before_cursor_execute", lambda *seen: most.append(len(seen[3])))
+        assert queue.withdraw(session, "me", subject_ids=None, now=farm.clock()) == 1
+        assert max(most) < len(ended)
+        assert session.scalars(select(WantRow)).all() == []
 
 
 def test_clients_of_one_name_with_two_tokens_are_two(farm: Farm, operator: Make) -> None:
