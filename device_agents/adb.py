@@ -466,12 +466,10 @@ class _UsbWire(_Wire):
             raise LinkLost(missing)
         opened, faults = _usb_phones()
         phones = {serial: phone for serial, phone in opened if self._target.serial in ("", serial)}
+        if not phones and faults:
+            raise faults[0]  # it may be this one
         if not phones:
-            raise (
-                faults[0]
-                if faults
-                else LinkLost(f"{self._target} is not plugged in, or USB debugging is not enabled on it.")
-            )
+            raise LinkLost(f"{self._target} is not plugged in, or USB debugging is not enabled on it.")
         if len(phones) > 1:
             raise LinkLost(f"Several phones are plugged in. Choose: {', '.join(f'usb:{s}' for s in sorted(phones))}.")
         self._usb = next(iter(phones.values()))

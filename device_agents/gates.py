@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from device_agents.litert_runner import POSSIBLE_CPU_C
 from latency_contract.measurements import DeviceState
 
 # What can be true of a device. A reading outside is no reading: sensors that are absent say 0, -40, -99.9 or -273.
 POSSIBLE_KHZ = (10_000, 10_000_000)
-POSSIBLE_CPU_C = (1.0, 130.0)
 POSSIBLE_BATTERY_C = (-30.0, 90.0)
 POSSIBLE_COOLING = (0, 1000)
 SHUTDOWN = 6  # the highest of Android's thermal statuses

@@ -32,7 +32,7 @@ NO_INPUT = 66  # exit status where a file of the plan is missing (sysexits.h: EX
 CANNOT_WRITE = 73  # exit status of whoever cannot store its steps (sysexits.h: EX_CANTCREAT)
 CPU = Path("/sys/devices/system/cpu")
 THERMAL = Path("/sys/class/thermal")
-POSSIBLE_C = (1.0, 130.0)  # a zone without a sensor says something else
+POSSIBLE_CPU_C = (1.0, 130.0)  # a zone without a sensor says something else
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 Step = list[Any]  # its kind, then what turns.py says of it
@@ -208,7 +208,7 @@ def state(core: int | None) -> dict[str, Any]:
         zone: millidegrees / 1000
         for zone in THERMAL.glob("thermal_zone*")
         if (millidegrees := _number(zone / "temp")) is not None
-        and POSSIBLE_C[0] <= millidegrees / 1000 <= POSSIBLE_C[1]
+        and POSSIBLE_CPU_C[0] <= millidegrees / 1000 <= POSSIBLE_CPU_C[1]
     }
     of_processor = [degrees for zone, degrees in celsius.items() if _is_processors(zone)]
     cooling = [_number(device / "cur_state") for device in THERMAL.glob("cooling_device*") if _is_processors(device)]
