@@ -1,10 +1,12 @@
 """A table that is built while everything breaks: 100 random faults between a service, its agent and a real `adbd`.
 
 Every operator of `large` is asked for. Meanwhile, at random moments, the wire to the device is cut, half closed,
-stalled, slowed down, damaged or refused, the device is rebooted, its runner is killed, the agent is killed with its
-worker, and the service is killed; agent and service are started again. The log of faults is in the results. Figures:
+stalled, slowed down, damaged or refused, the device is rebooted (another boot id), its `adbd` restarted, its storage
+said to be full, its runner killed, the agent killed with its worker, and the service killed; agent and service are
+started again. A fault counts if it has struck: bytes were under way that a stall held up, a runner was there to be
+killed. The log of faults is in the results. Figures:
 
-    faults       that happened before the table was complete
+    faults       that struck before the table was complete
     lost         operators without a measurement at the end
     duplicates   measurements beyond one for each operator
     wall_s       until the table was complete
@@ -21,8 +23,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import select
 
-from benchmarks.adb_board import running_board, start_farm
-from benchmarks.debian_adbd import Adbd
+from benchmarks.adb_board import Board, plan_runners, running_board, start_farm
 from benchmarks.faulty_wire import Direction, Fault, FaultyWire
 from benchmarks.processes import Program, running_service
 from benchmarks.results_file import Figure, Target, record
@@ -37,7 +38,8 @@ from search_client.spaces import load_space
 SEED = 0
 FAULTS = 100
 PAUSE_S = 1.0  # between two faults, on average; drawn from an exponential distribution
-LASTING_S = (0.2, 3.0)  # how long a stall, a slow wire or a refusal lasts
+LASTING_S = (0.2, 3.0)  # how long a stall, a slow wire, a refusal or a full storage lasts
+STRIKE_S = 5.0  # a fault that has met nothing by then is called off
 QUICK_OPERATORS, QUICK_FAULTS = 24, 5
 
 
@@ -77,12 +79,12 @@ class _Bench:
         self._url = ""
 
     def build(self, operators: Sequence[Operator], *, faults: int) -> list[str]:
-        """Have the operators measured, however long it takes; returns what was broken when."""
+        """Have the operators measured, however long it takes; returns which faults struck when."""
         log: list[str] = []
         done = threading.Event()
         with ExitStack() as stack:
-            adbd = stack.enter_context(running_board(self._folder))
-            wire = stack.enter_context(FaultyWire(adbd.port))
+            board = stack.enter_context(running_board(self._folder))
+            wire = stack.enter_context(FaultyWire(board.port))
             stack.callback(self._service.close)
             stack.callback(self._stop_agent)
             self._start_service(port=0)
@@ -91,8 +93,9 @@ class _Bench:
             asking.start()
             began = time.monotonic()
             while len(log) < faults and not done.wait(self._generator.expovariate(1 / PAUSE_S)):
-                at_s = time.monotonic() - began
-                log.append(f"{at_s:.1f} s: {self._break_something(adbd, wire)}")
+                fault = self._break_something(board, wire)
+                if fault is not None and not done.is_set():
+                    log.append(f"{time.monotonic() - began:.1f} s: {fault}")
             asking.join()
         return log
 
@@ -110,28 +113,42 @@ class _Bench:
             service.measured(operators, purpose=Purpose.TABLE, on_progress=lambda _: None)
         done.set()
 
-    def _break_something(self, adbd: Adbd, wire: FaultyWire) -> str:
-        """One fault, and what mends it; returns its name."""
+    def _break_something(self, board: Board, wire: FaultyWire) -> str | None:
+        """One fault, and what mends it; returns its name if it has struck."""
         lasting_s = self._generator.uniform(*LASTING_S)
         direction = self._generator.choice(list(Direction))
 
-        def wire_fault(fault: Fault) -> Callable[[], None]:
-            def inject() -> None:
+        def wire_fault(fault: Fault) -> Callable[[], bool]:
+            def inject() -> bool:
                 wire.inject(fault, direction=direction)
+                if fault == Fault.REFUSE:  # what is open would not notice
+                    wire.inject(Fault.CUT)
+                struck = wire.struck.wait(STRIKE_S)
                 if fault in (Fault.STALL, Fault.SLOW, Fault.REFUSE):
-                    if fault == Fault.REFUSE:  # what is open would not notice
-                        wire.inject(Fault.CUT)
                     time.sleep(lasting_s)
-                    wire.heal()
+                wire.heal()
+                return struck
 
             return inject
 
-        def reboot() -> None:
-            adbd.kill()
+        def restart_adbd() -> bool:
+            board.kill()
             time.sleep(lasting_s)
-            adbd.start()
+            board.start()
+            return True
 
-        def kill_agent() -> None:
+        def reboot() -> bool:
+            board.reboot()
+            return True
+
+        def fill_up() -> bool:
+            board.fill_up()
+            time.sleep(lasting_s)
+            asked = board.asked_for_space()
+            board.clear_up()
+            return asked
+
+        def kill_agent() -> bool:
             assert self._agent is not None
             workers = psutil.Process(self._agent.process.pid).children()
             self._agent.kill()
@@ -139,31 +156,37 @@ class _Bench:
                 with suppress(psutil.NoSuchProcess):
                     worker.kill()
             self._start_agent(wire)
+            return True
 
-        faults: dict[str, Callable[[], None]] = {
+        faults: dict[str, Callable[[], bool]] = {
             **{f"wire: {fault}": wire_fault(fault) for fault in Fault},
-            "adbd killed and started": reboot,
+            "adbd killed and started": restart_adbd,
+            "device rebooted": reboot,
+            "storage full": fill_up,
             "runner killed": self._kill_runner,
             "agent killed and started": kill_agent,
             "service killed and started": self._kill_service,
         }
         name = self._generator.choice(list(faults))
-        faults[name]()
-        return name
+        return name if faults[name]() else None
 
-    def _kill_runner(self) -> None:
-        """What runs plans in the device's folder, if anything does at this moment."""
-        for process in psutil.process_iter(["cmdline"]):
-            if (process.info["cmdline"] or [])[-2:] == ["plan", "steps"]:
-                with suppress(psutil.NoSuchProcess):
-                    if process.cwd().startswith(f"{self._folder}/padnas"):
-                        process.kill()
+    def _kill_runner(self) -> bool:
+        """What runs plans in the device's folder, once anything does."""
+        deadline = time.monotonic() + STRIKE_S
+        while time.monotonic() < deadline:
+            runners = plan_runners(self._folder)
+            if runners:
+                self._generator.choice(runners).kill()
+                return True
+            time.sleep(0.05)
+        return False
 
-    def _kill_service(self) -> None:
+    def _kill_service(self) -> bool:
         port = int(self._url.rpartition(":")[2])
         self._program.kill()
         self._service.close()
         self._start_service(port=port)
+        return True
 
     def _start_service(self, *, port: int) -> None:
         self._program, self._url = self._service.enter_context(running_service(self._folder, port=port))

@@ -42,12 +42,13 @@ class FaultyWire:
     """Connect to `port`, and reach the device that listens on `device_port` of 127.0.0.1."""
 
     def __init__(self, device_port: int) -> None:
-        self.struck = threading.Event()  # the fault that was ordered last has happened
+        self.struck = threading.Event()  # the fault that was ordered last has met a connection, or bytes under way
         self._device_port = device_port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._lock = threading.Lock()
         self._order: _Order | None = None
+        self._ordered: Fault | None = None  # the last one, whether or not it has struck
         self._lasting: Fault | None = None
         self._bytes_per_s = 0.0
         self._cuts = 0  # orders to cut at once
@@ -82,23 +83,27 @@ class FaultyWire:
         with self._lock:
             self.struck.clear()
             self._bytes_per_s = bytes_per_s
+            self._ordered = fault
             self._order = _Order(fault, after_bytes, direction)
             if after_bytes == 0 and fault not in (Fault.CORRUPT, Fault.HALF_CLOSE):
-                self._strike()
+                self._carry_out()
 
     def heal(self) -> None:
         """From now on everything passes. What a stall has held up comes late."""
         with self._lock:
             self._order = self._lasting = None
 
-    def _strike(self) -> None:
+    def _carry_out(self) -> None:
         assert self._order is not None
         if self._order.fault == Fault.CUT:
             self._cuts += 1
         elif self._order.fault in (Fault.STALL, Fault.SLOW, Fault.REFUSE):
             self._lasting = self._order.fault
         self._order = None
-        self.struck.set()
+
+    def _strikes(self, fault: Fault) -> None:
+        if fault == self._ordered:
+            self.struck.set()
 
     def _listen(self) -> None:
         while not self._over.is_set():
@@ -107,7 +112,9 @@ class FaultyWire:
             agent, _ = self._listener.accept()
             cuts = self._cuts
             device = None
-            if self._lasting != Fault.REFUSE:
+            if self._lasting == Fault.REFUSE:
+                self._strikes(Fault.REFUSE)
+            else:
                 with contextlib.suppress(OSError):  # the device is off
                     device = socket.create_connection(("127.0.0.1", self._device_port))
             if device is None:
@@ -126,16 +133,21 @@ class FaultyWire:
             while open_ways and not self._over.is_set():
                 if self._cuts != cuts:
                     raise _Cut
+                waiting = select.select(list(open_ways), [], [], LOOK_S)[0]
                 if self._lasting == Fault.STALL:
+                    if waiting:
+                        self._strikes(Fault.STALL)
                     time.sleep(LOOK_S)
                     continue
-                for source in select.select(list(open_ways), [], [], LOOK_S)[0]:
+                for source in waiting:
                     direction, sink = open_ways[source]
                     chunk = source.recv(CHUNK)
                     if not chunk or not self._pass(chunk, direction, sink, cuts):
                         sink.shutdown(socket.SHUT_WR)
                         del open_ways[source]
-        except (_Cut, OSError):  # an end that was reset resets the other
+        except (_Cut, OSError) as end_of_it:  # an end that was reset resets the other
+            if isinstance(end_of_it, _Cut):
+                self._strikes(Fault.CUT)
             for end in (agent, device):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         finally:
@@ -149,7 +161,7 @@ class FaultyWire:
             before = chunk if order is None else chunk[: order.after_bytes]
             after = chunk[len(before) :]
             if order is not None and after:
-                self._strike()
+                self._carry_out()
             elif order is not None:
                 self._order = order._replace(after_bytes=order.after_bytes - len(chunk))
         self._send(before, sink, cuts)
@@ -158,6 +170,8 @@ class FaultyWire:
         assert order is not None
         if order.fault == Fault.CUT:
             raise _Cut
+        if order.fault in (Fault.HALF_CLOSE, Fault.CORRUPT):
+            self._strikes(order.fault)
         if order.fault == Fault.HALF_CLOSE:
             return False
         if order.fault == Fault.CORRUPT:
@@ -171,10 +185,12 @@ class FaultyWire:
             if self._over.is_set() or self._cuts != cuts:
                 raise _Cut
             if self._lasting == Fault.STALL:
+                self._strikes(Fault.STALL)
                 time.sleep(LOOK_S)
                 continue
             step = len(data)
             if self._lasting == Fault.SLOW:
+                self._strikes(Fault.SLOW)
                 time.sleep(LOOK_S)
                 step = max(1, int(self._bytes_per_s * LOOK_S))
             if select.select([], [sink], [], LOOK_S)[1]:

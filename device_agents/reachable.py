@@ -12,7 +12,11 @@ from device_agents.errors import DeviceFault, LinkLost, Unauthorized
 
 log = logging.getLogger(__name__)
 
-ASK_S = 5.0  # for a device to name its model
+ASK_S = 5.0  # for a device to say what it is
+WHO = """
+getprop ro.product.model 2>/dev/null || uname -m
+getprop ro.serialno 2>/dev/null || cat /etc/machine-id 2>/dev/null
+"""
 AT_ONCE = 32  # connections that are tried at the same time
 
 
@@ -28,6 +32,7 @@ class Reachable(NamedTuple):
     state: State
     model: str  # empty where it cannot be known
     advice: str  # what to do, where it is not ready
+    serial: str = ""  # by which the same device is known at USB and at its address; empty where it cannot be known
 
 
 def parse_addresses(texts: Sequence[str]) -> list[AdbTarget]:
@@ -63,14 +68,17 @@ def reachable(
 
 
 class ReadyDevices:
-    """Names those devices that are ready and have no worker yet; says of the others once why they are not ready."""
+    """Names those devices that are ready and have no worker yet, each once, also where it is reached in two ways; says
+    of the others once why they are not ready.
+    """
 
     def __init__(self, tcp: Sequence[str], *, keys: Path) -> None:
         """Raises ValueError where one of the addresses is none."""
         parse_addresses(tcp)
         self._tcp = tcp
         self._keys = keys
-        self._said: dict[AdbTarget, State] = {}
+        self._said: dict[AdbTarget, State | str] = {}
+        self._serials: dict[str, str] = {}  # of the devices that were named
 
     def __call__(self, at_work: Collection[str]) -> list[str]:
         try:
@@ -78,19 +86,37 @@ class ReadyDevices:
         except LinkLost as fault:
             log.warning("%s", fault)
             return []
+        ready = []
+        taken = {self._serials[name]: name for name in at_work if name in self._serials}
         for device in found:
-            if device.state != State.READY and self._said.get(device.target) != device.state:
-                log.warning("%s is %s: %s", device.target, device.state, device.advice)
-            self._said[device.target] = device.state
-        return [str(device.target) for device in found if device.state == State.READY]
+            name = str(device.target)
+            if device.state != State.READY:
+                self._say_once(device.target, device.state, f"{name} is {device.state}: {device.advice}")
+            elif device.serial in taken:
+                other = taken[device.serial]
+                sentence = f"{name} is measured on as {other} already. Start the agent again to change over."
+                self._say_once(device.target, other, sentence)
+            else:
+                self._said.pop(device.target, None)
+                ready.append(name)
+                if device.serial:
+                    self._serials[name] = device.serial
+                    taken[device.serial] = name
+        return ready
+
+    def _say_once(self, target: AdbTarget, subject: State | str, sentence: str) -> None:
+        if self._said.get(target) != subject:
+            log.warning("%s", sentence)
+        self._said[target] = subject
 
 
 def _look_at(target: AdbTarget, keys: Path) -> Reachable:
     link = AdbLink(target, keys=keys)
     try:
         link.connect()
-        asked = link.run("getprop ro.product.model 2>/dev/null || uname -m", limit_s=ASK_S)
-        return Reachable(target, State.READY, asked.text.strip(), "")
+        asked = link.run(WHO, limit_s=ASK_S)
+        model, _, serial = asked.text.strip().partition("\n")
+        return Reachable(target, State.READY, model.strip(), "", serial.strip())
     except Unauthorized as fault:
         return Reachable(target, State.UNAUTHORIZED, "", str(fault))
     except LinkLost as fault:

@@ -27,17 +27,25 @@ class HungUp(Exception):
 
 
 class KeyDemandingDevice:
-    """Knows the keys of `known`; `accept` is the press on its screen, for whoever asks after it."""
+    """Knows the keys of `known`; `accept` is the press on its screen, for whoever asks after it, and `withdraw` the one
+    on "Revoke USB debugging authorisations"."""
 
     def __init__(self, adbd_port: int, *, known: tuple[Path, ...] = ()) -> None:
         self.accept = threading.Event()
         self._adbd_port = adbd_port
         self._known = known
+        self._withdrawals = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._listen)]
         self._threads[0].start()
+
+    def withdraw(self) -> None:
+        """It knows no key any more, and hangs up on everybody."""
+        self._known = ()
+        self.accept.clear()
+        self._withdrawals += 1
 
     def __enter__(self) -> Self:
         return self
@@ -58,12 +66,13 @@ class KeyDemandingDevice:
     def _serve(self, host: socket.socket) -> None:
         with host, contextlib.suppress(HungUp, ConnectionError):  # the same, with bytes under way
             _, _, greeting = _read(host)
+            withdrawals = self._withdrawals
             if not self._lets_in(host):
                 return
             with socket.create_connection(("127.0.0.1", self._adbd_port)) as adbd:
                 adbd.sendall(greeting)
                 other = {host: adbd, adbd: host}
-                while not self._over.is_set():
+                while not self._over.is_set() and self._withdrawals == withdrawals:
                     for end in select.select(list(other), [], [], LOOK_S)[0]:
                         data = end.recv(1 << 16)
                         if not data:

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.adb_board import running_board
+from benchmarks.adb_board import Board, running_board
 from benchmarks.debian_adbd import Adbd
 from benchmarks.faulty_wire import Fault, FaultyWire
 from device_agents import adb, adb_device
@@ -31,23 +31,13 @@ PATIENCE_S = 60.0
 
 
 @pytest.fixture
-def board(debian_adbd: Path, tmp_path: Path) -> Iterator[Adbd]:  # noqa: ARG001
-    """Its boot id is a file, so that it can be rebooted."""
-    with running_board(tmp_path) as adbd:
-        boot_id = tmp_path / "boot_id"
-        boot_id.write_text("first-boot\n")
-        script = tmp_path / "programs" / "cat"
-        script.write_text(
-            "#!/bin/sh\n"
-            "# Stands in for a reboot, which the kernel of this machine cannot have: answers another boot id.\n"
-            f'case "$*" in /proc/sys/kernel/random/boot_id) exec /bin/cat {boot_id} ;; esac\nexec /bin/cat "$@"\n'
-        )
-        script.chmod(0o755)
-        yield adbd
+def board(debian_adbd: Path, tmp_path: Path) -> Iterator[Board]:  # noqa: ARG001
+    with running_board(tmp_path) as board:
+        yield board
 
 
 @pytest.fixture
-def wire(board: Adbd) -> Iterator[FaultyWire]:
+def wire(board: Board) -> Iterator[FaultyWire]:
     with FaultyWire(board.port) as wire:
         yield wire
 
@@ -159,26 +149,22 @@ def test_a_cache_beyond_its_limit_is_cleared_of_what_is_not_needed(
 
 
 def test_a_full_device_is_at_fault_and_says_how_much_is_needed(
-    device: AdbDevice, models: list[Path], tmp_path: Path
+    board: Board, device: AdbDevice, models: list[Path]
 ) -> None:
-    df = tmp_path / "programs" / "df"
-    df.write_text("#!/bin/sh\n# A full device.\necho /dev/block/dm-4 1000000 999990 10 100% /data\n")
-    df.chmod(0o755)
+    board.fill_up()
     with pytest.raises(DeviceFull, match=r"The device has 0 MB free in .*; free 64 MB at least"):
         run(device, plan(models[0]))
-    df.unlink()
+    board.clear_up()
     assert len(run(device, plan(models[0]))) == 1
 
 
 def test_space_is_wanted_for_what_arrives_and_for_the_archive_that_it_arrives_in(
-    device: AdbDevice, models: list[Path], tmp_path: Path
+    board: Board, device: AdbDevice, models: list[Path], tmp_path: Path
 ) -> None:
     content = bytes(10_000_000)
     large = tmp_path / f"{sha256(content)}.tflite"
     large.write_bytes(content)
-    df = tmp_path / "programs" / "df"
-    df.write_text("#!/bin/sh\necho /dev/block/dm-4 1000000 900000 81920 90% /data\n")  # 80 MB
-    df.chmod(0o755)
+    board.fill_up(free_kb=80 * 1024)
     assert len(run(device, plan(models[0]))) == 1
     with pytest.raises(DeviceFull, match=r"The device has 80 MB free in .*; free 83 MB at least"):
         run(device, plan(models[0], large))
@@ -291,20 +277,15 @@ def test_a_link_that_does_not_come_back_is_the_devices_fault(
 
 @pytest.mark.usefixtures("impatient")
 def test_a_reboot_names_the_model_that_ran(
-    device: AdbDevice, board: Adbd, models: list[Path], operator: Make, tmp_path: Path
+    device: AdbDevice, board: Board, models: list[Path], operator: Make, tmp_path: Path
 ) -> None:
     content = convert(operator(height=112, in_channels=48, out_channels=48))
     slow = tmp_path / f"{sha256(content)}.tflite"
     slow.write_bytes(content)
 
-    def reboot() -> None:
-        board.kill()
-        (tmp_path / "boot_id").write_text("second-boot\n")
-        board.start()
-
     endless = plan(models[1], slow, block_ms=60_000.0, reference_block_ms=0.01, max_runs=10_000)
     with pytest.raises(DeviceRebooted) as fault:
-        run(device, endless, During(tmp_path, reboot, after='"started", 0'))
+        run(device, endless, During(tmp_path, board.reboot, after='"started", 0'))
     assert fault.value.suspect == slow
     assert len(run(device, plan(models[0]))) == 1
 
@@ -361,7 +342,7 @@ def test_a_runner_that_cannot_start_says_why(device: AdbDevice, models: list[Pat
 
 
 def test_what_a_killed_agent_left_running_is_ended_by_the_next_one(
-    board: Adbd, models: list[Path], tmp_path: Path
+    board: Board, models: list[Path], tmp_path: Path
 ) -> None:
     """The link of the first one is left open, as by an agent that hangs."""
     first = opened(board.port, tmp_path)
@@ -383,7 +364,7 @@ def test_what_a_killed_agent_left_running_is_ended_by_the_next_one(
 
 
 def test_looking_at_a_device_leaves_whoever_measures_there_alone(
-    board: Adbd, device: AdbDevice, models: list[Path], tmp_path: Path
+    board: Board, device: AdbDevice, models: list[Path], tmp_path: Path
 ) -> None:
     def look() -> None:
         with opened(board.port, tmp_path) as other:

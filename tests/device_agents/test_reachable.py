@@ -65,12 +65,27 @@ def test_a_phone_names_its_model(debian_adbd: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(adb, "UsbTransport", None)
     programs = tmp_path / "programs"
     programs.mkdir()
-    (programs / "getprop").write_text('#!/bin/sh\n[ "$1" = ro.product.model ] && echo "Pixel 3"\n')
+    (programs / "getprop").write_text(
+        '#!/bin/sh\ncase "$1" in ro.product.model) echo "Pixel 3" ;; ro.serialno) echo 89AX0 ;; esac\n'
+    )
     (programs / "getprop").chmod(0o755)
     with Adbd(tmp_path / "device", programs=programs) as phone:
         assert reachable([f"127.0.0.1:{phone.port}"], keys=tmp_path / "adbkey") == [
-            Reachable(parse_target(f"adb:127.0.0.1:{phone.port}"), State.READY, "Pixel 3", "")
+            Reachable(parse_target(f"adb:127.0.0.1:{phone.port}"), State.READY, "Pixel 3", "", "89AX0")
         ]
+
+
+def test_a_device_that_is_reached_in_two_ways_gets_one_worker(
+    adbd: Adbd, wire: FaultyWire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(adb, "UsbTransport", None)
+    ways = [f"127.0.0.1:{port}" for port in (adbd.port, wire.port)]
+    ready = ReadyDevices(ways, keys=tmp_path / "adbkey")
+    first = ready([])
+    assert first == [f"adb:{ways[0]}"]
+    assert (ready(first), ready(first)) == ([], [])
+    said = f"adb:{ways[1]} is measured on as adb:{ways[0]} already. Start the agent again to change over."
+    assert [record.message for record in caplog.records if "already" in record.message] == [said]
 
 
 def test_a_device_with_a_worker_is_not_spoken_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,13 @@
 import re
 import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from sqlalchemy import select
 
-from benchmarks.adb_board import running_board, start_adb_agent, start_farm
+from benchmarks.adb_board import plan_runners, running_board, start_adb_agent, start_farm
 from benchmarks.debian_adbd import Adbd
 from benchmarks.faulty_wire import Fault, FaultyWire
 from benchmarks.processes import Program, running_service
@@ -116,11 +115,10 @@ def _kill_runner(folder: Path) -> None:
     """Once there is one."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        for process in psutil.process_iter(["cmdline"]):
-            with suppress(psutil.NoSuchProcess):
-                if (process.info["cmdline"] or [])[-2:] == ["plan", "steps"] and process.cwd().startswith(str(folder)):
-                    process.kill()
-                    return
+        for runner in plan_runners(folder):
+            runner.kill()
+            return
+        time.sleep(0.02)
     pytest.fail("no runner was started")
 
 
