@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from benchmarks.postgresql import running_server
 from latency_contract.canonical import canonical_json
 from latency_contract.devices import DeviceKind, DeviceReport
+from latency_contract.estimators import UNKNOWN
 from latency_contract.jobs import JobState
 from latency_contract.measurements import DeviceState, Measurement, Provenance, Round
 from latency_contract.operators import IBConv
@@ -140,7 +141,9 @@ def measurement(subject_id: str, *, serial: str) -> Measurement:
         runner_sha256="1" * 64, core_mask="80", before=state, after=state, unreadable=state.unreadable,
         started_at=now, finished_at=now,
     )  # fmt: skip
-    return Measurement.from_rounds(rounds, subject_id=subject_id, stopping=PROTOCOL.stopping, provenance=provenance)
+    return Measurement.from_rounds(
+        rounds, subject_id=subject_id, stopping=PROTOCOL.stopping, provenance=provenance, pooled=UNKNOWN
+    )
 
 
 def _insert(session: Session, table: type, rows: Sequence[dict[str, object]]) -> None:

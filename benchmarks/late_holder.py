@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from latency_contract.canonical import Contract
 from latency_contract.connection import ServiceConnection, ServiceRefused, ServiceUnreachable
 from latency_contract.devices import Device, DeviceReport
+from latency_contract.estimators import UNKNOWN
 from latency_contract.jobs import Lease, LeasedJob, LeaseRelease, LeaseReport, LeaseRequest, Measured
 from latency_contract.measurements import DeviceState, Measurement, Provenance, Round
 from latency_service.database import Database
@@ -123,6 +124,10 @@ class LateHolder:
             unreadable=DeviceState().unreadable, started_at=now, finished_at=now,
         )  # fmt: skip
         made = Measurement.from_rounds(
-            rounds, subject_id=job.subject.id, stopping=lease.protocol.stopping, provenance=provenance
+            rounds,
+            subject_id=job.subject.id,
+            stopping=lease.protocol.stopping,
+            provenance=provenance,
+            pooled=UNKNOWN,
         )
         return LeaseReport(outcomes=(Measured(job_id=job.job_id, measurement=made),))

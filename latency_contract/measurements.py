@@ -140,11 +140,11 @@ class Measurement(Contract):
         subject_id: str,
         stopping: StoppingRule,
         provenance: Provenance,
-        pooled: Spread | None = None,
+        pooled: Spread,
         rejected: tuple[RejectedRound, ...] = (),
         rejected_dropped: int = 0,
     ) -> "Measurement":
-        """The measurement that these rounds make under a stopping rule."""
+        """The measurement that these rounds make under a stopping rule; `pooled` is UNKNOWN for a lease of one."""
         estimate = estimate_of(rounds, pooled=pooled, confidence=stopping.confidence)
         return cls(
             subject_id=subject_id,

@@ -8,12 +8,13 @@ from typing import Generic, NamedTuple, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from latency_contract.calibrations import Calibration
 from latency_contract.comparisons import Compared, KnownLatency, compare_latencies
 from latency_contract.devices import Unit as UnitReading
 from latency_contract.devices import UnitComparison
 from latency_contract.measurements import Measurement
 from latency_contract.tables import Table, TableSummary
-from latency_service import devices, latencies, searches, tables, units
+from latency_service import calibrations, devices, latencies, searches, tables, units
 from latency_service import status as service_status
 from latency_service.heat_map import HeatMap, Line, heat_map
 from latency_service.models import DeviceRow, MeasurementRow, SubjectRow
@@ -102,13 +103,15 @@ class TableView(NamedTuple):
     table: Table
     heat_map: HeatMap
     lines: Page[Line]
+    calibrations: Sequence[Calibration]  # the newest of each space
 
 
 def table(session: Session, table_id: str, *, version: int | None, page: int) -> TableView:
     """Raises UnknownTable."""
     found = tables.find(session, table_id, version=version)
     drawn = heat_map(found.entries)
-    return TableView(found, drawn, page_of(drawn.lines, page, size=LINES))
+    newest = {one.space: one for one in reversed(calibrations.history(session, found))}
+    return TableView(found, drawn, page_of(drawn.lines, page, size=LINES), list(newest.values()))
 
 
 class MeasurementView(NamedTuple):

@@ -291,6 +291,11 @@ def _check_belongs(job: OwnedJob, measured: Measurement, *, protocol: Protocol) 
     ):
         if expected != found:
             raise WrongMeasurement(f"The measurement for job {job.id} is of another {what}: {found}, not {expected}.")
+    if measured.pooled is None:
+        raise WrongMeasurement(
+            f"The measurement for job {job.id} does not say how far those of its lease spread ('pooled'), without which"
+            " its interval is too narrow. Update the agent."
+        )
     rule = protocol.stopping
     rightful = verdict_of(measured.estimate, rule)
     if measured.verdict != rightful or not rule.min_rounds <= len(measured.rounds) <= rule.max_rounds:

@@ -27,6 +27,7 @@ from benchmarks.postgresql import PostgresqlServer, running_server
 from latency_contract.canonical import content_hash
 from latency_contract.connection import ServiceConnection
 from latency_contract.devices import Device, DeviceKind, DeviceReport
+from latency_contract.estimators import UNKNOWN, Spread
 from latency_contract.jobs import LeasedJob, Measured
 from latency_contract.measurements import DeviceState, Measurement, Provenance, Round
 from latency_contract.operators import IBConv
@@ -180,6 +181,7 @@ def measurement() -> Callable[..., Measurement]:
         serial: str = "A1",
         reference_ms: float = 1.0,
         at: datetime = START,
+        pooled: Spread = UNKNOWN,
     ) -> Measurement:
         rounds = tuple(
             Round(started_at=START, samples_ms=(m,), reference_before_ms=reference_ms, reference_after_ms=reference_ms)
@@ -191,7 +193,9 @@ def measurement() -> Callable[..., Measurement]:
             unreadable=DeviceState().unreadable, started_at=at, finished_at=at,
         )  # fmt: skip
         stopping = Protocol(runtime="litert", runtime_version="2.3.0").stopping
-        return Measurement.from_rounds(rounds, subject_id=subject_id, stopping=stopping, provenance=provenance)
+        return Measurement.from_rounds(
+            rounds, subject_id=subject_id, stopping=stopping, provenance=provenance, pooled=pooled
+        )
 
     return make
 

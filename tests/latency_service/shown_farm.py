@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import product
 from random import Random
 
 from sqlalchemy.orm import Session
 
+from latency_contract.calibrations import CalibrationRequest
 from latency_contract.devices import DeviceKind, DeviceReport
+from latency_contract.estimators import UNKNOWN
 from latency_contract.jobs import JobState
 from latency_contract.measurements import DeviceState, Measurement, Provenance, RejectedRound, Round
-from latency_contract.operators import Conv, Head, IBConv
+from latency_contract.operators import Conv, Head, IBConv, Network, Subject
 from latency_contract.protocols import Protocol
 from latency_contract.searches import BestFound, SearchReport, SearchState
-from latency_service import devices, searches, tables, units
+from latency_contract.tables import Table
+from latency_service import calibrations, devices, searches, tables, units
 from latency_service.database import Database
 from latency_service.models import DeviceRow, JobRow, MeasurementRow
 from latency_service.settings import Settings
@@ -21,6 +25,7 @@ from latency_service.subjects import store_subjects
 HOSTILE = "</pre><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">&amp;"
 PROTOCOL = Protocol(runtime="litert", runtime_version="2.3.0", core_mask="80")
 Operators = Sequence[Conv | IBConv | Head]
+NETWORKS = 12  # that a calibration is made with
 
 
 def unit(session: Session, serial: str, *, model: str, now: datetime, text: str = "") -> DeviceRow:
@@ -37,8 +42,15 @@ def unit(session: Session, serial: str, *, model: str, now: datetime, text: str 
 def measured(
     operator: Conv | IBConv | Head, *, serial: str, speed: float, random: Random, now: datetime, text: str = ""
 ) -> Measurement:
-    """About as long as its multiply-accumulates take, with noise that only ever adds time."""
+    """About as long as its multiply-accumulates take."""
     floor_ms = speed * (0.02 + operator.macs / 8e6)
+    return rounds_about(operator, floor_ms, serial=serial, speed=speed, random=random, now=now, text=text)
+
+
+def rounds_about(
+    subject: Subject, floor_ms: float, *, serial: str, speed: float, random: Random, now: datetime, text: str
+) -> Measurement:
+    """With noise that only ever adds time."""
     noise = 0.12 if random.random() < 0.04 else 0.004
     rounds = tuple(
         Round(
@@ -59,8 +71,9 @@ def measured(
     rejected = RejectedRound(round=rounds[0], reason=reason, before=before, after=hot)
     return Measurement.from_rounds(
         rounds,
-        subject_id=operator.id,
+        subject_id=subject.id,
         stopping=PROTOCOL.stopping,
+        pooled=UNKNOWN,
         rejected=(rejected,),
         provenance=Provenance(
             device_serial=serial, os_build=f"12{text}", soc="SDM845", model_sha256="a" * 64,
@@ -70,7 +83,9 @@ def measured(
     )  # fmt: skip
 
 
-def store(session: Session, operators: Operators, made: Sequence[Measurement], *, model: str, now: datetime) -> None:
+def store(
+    session: Session, operators: Sequence[Subject], made: Sequence[Measurement], *, model: str, now: datetime
+) -> None:
     """Jobs that are done, and their measurements."""
     store_subjects(session, operators)
     table = {"device_model": model, "protocol_id": PROTOCOL.id}
@@ -90,6 +105,27 @@ def store(session: Session, operators: Operators, made: Sequence[Measurement], *
         for job, m in zip(jobs, made, strict=True)
     )  # fmt: skip
     session.flush()
+
+
+def calibrate(
+    session: Session, table: Table, operators: Operators, *, serial: str, random: Random, now: datetime, text: str
+) -> None:
+    """With networks of those operators that can follow themselves and each other."""
+    chained = [o for o in operators if o.output_shape == (o.height, o.width, o.in_channels)]
+    alike = [o for o in chained if o.output_shape == chained[0].output_shape][:3]
+    networks = [Network(operators=chain) for n in (1, 2, 3) for chain in product(alike, repeat=n)][:NETWORKS]
+    latency_ms = {entry.subject_id: entry.latency_ms for entry in table.entries}
+    made = []
+    for network in networks:
+        floor_ms = 1.02 * sum(latency_ms[operator.id] for operator in network.operators)
+        made.append(rounds_about(network, floor_ms, serial=serial, speed=1.0, random=random, now=now, text=text))
+    store(session, networks, made, model=table.device_model, now=now)
+    request = CalibrationRequest(
+        space=f"basic{text}"[:100],
+        operator_ids=tuple(operator.id for operator in operators),
+        network_ids=tuple(network.id for network in networks),
+    )
+    calibrations.calibrate(session, table, request, now=now)
 
 
 def queued(session: Session, operator: IBConv, *, model: str, now: datetime, **columns: object) -> None:
@@ -125,7 +161,8 @@ def fill(database: Database, operators: Operators, *, now: datetime, text: str =
                 row = session.get_one(DeviceRow, serial)
                 row.measured_steady, row.last_measured_at = len(share), now - timedelta(minutes=2)
                 row.last_temperature_c = 38.9 + 4 * random.random()
-            tables.publish(session, device_model=model, protocol=PROTOCOL, now=now)
+            table = tables.publish(session, device_model=model, protocol=PROTOCOL, now=now)
+            calibrate(session, table, operators, serial=phones[0][0], random=random, now=now, text=text)
         silent = unit(session, "8AZX0R5T9", model="Pixel 3", now=now - timedelta(hours=5), text=text)
         silent.last_temperature_c = 31.0
         resting = unit(session, "1B071FDF9", model="Pixel 6", now=now, text=text)

@@ -284,6 +284,18 @@ def test_a_verdict_that_the_protocol_does_not_give_is_refused(
     assert laboratory.stored() == 0
 
 
+def test_an_interval_as_agents_made_it_before_spreads_were_pooled_is_refused(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    lease = laboratory.leased()
+    honest = result(lease, measurement)
+    narrow = honest.model_copy(update={"measurement": honest.measurement.model_copy(update={"pooled": None})})
+    with pytest.raises(WrongMeasurement, match="Update the agent"):
+        laboratory.accept(lease, narrow)
+    assert laboratory.stored() == 0
+
+
 def test_a_device_at_rest_gets_no_lease_until_its_time_is_over(
     laboratory: Laboratory, operator: Make, clock: Clock, database: Database, measurement: MakeMeasurement
 ) -> None:

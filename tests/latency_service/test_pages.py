@@ -105,6 +105,16 @@ def test_a_number_of_the_heat_map_opens_its_measurement_and_escape_leads_back(pa
     expect(cell).to_be_focused()
 
 
+def test_a_table_says_how_it_was_calibrated_and_opens_the_networks(page: Page) -> None:
+    table_of(page, "Pixel 6")
+    section = page.get_by_role("region", name="Whole networks against the sums of their operators")
+    expect(section).to_contain_text("with 12 networks of 'basic</pre><script>")
+    expect(section).to_contain_text("left out one by one they are")
+    section.get_by_text("The 12 networks").click()
+    section.get_by_role("table").get_by_role("link").first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("Rounds: 8")
+
+
 def test_two_tables_are_compared_operator_by_operator(page: Page) -> None:
     page.get_by_role("link", name="Compare", exact=True).click()
     page.get_by_label("First").select_option(index=0)

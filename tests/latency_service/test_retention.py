@@ -6,6 +6,7 @@ from sqlalchemy import select
 
 from latency_contract.connection import ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
+from latency_contract.estimators import UNKNOWN
 from latency_contract.jobs import Failed, Lease, LeaseReport, Measured
 from latency_contract.measurements import DeviceState, Measurement, RejectedRound, Round
 from latency_contract.model_files import TFLiteModel
@@ -49,6 +50,7 @@ def noisy(lease: Lease, measurement: MakeMeasurement, *, rejected: int = 2) -> M
         rounds,
         subject_id=plain.subject_id,
         stopping=StoppingRule(),
+        pooled=UNKNOWN,
         provenance=plain.provenance,
         rejected=(evidence,) * rejected,
     )
