@@ -78,7 +78,7 @@ class Protocol(Contract):
     min_runs: Annotated[int, Field(ge=3, le=1000)] = 5  # timed runs of one block, however slow the subject
     max_runs: Annotated[int, Field(ge=3, le=10_000)] = 1000  # and however fast; each is kept with the measurement
     stopping: StoppingRule = StoppingRule()
-    rules: Literal[2] = 2  # by which rounds are run and make a number (decision 20); others start another table
+    rules: Literal[2, 3] = 3  # by which rounds are run and make a number (decisions 20, 31); others start another table
 
     @cached_property
     def id(self) -> str:
