@@ -26,7 +26,12 @@ ServiceOrTableOption = Annotated[
     str | None, typer.Option("--service", envvar="PADNAS_SERVICE", help="URL of the latency service; or use --table")
 ]
 TableOption = Annotated[
-    Path | None, typer.Option("--table", help="a table file, exported or imported: needs no service and no device")
+    str | None,
+    typer.Option(
+        "--table",
+        help="a table file, exported or imported, which needs no service; or a published table: its device model or id,"
+        " with @2 its version 2",
+    ),
 ]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="device model or serial; needed where the service knows several")
@@ -79,21 +84,37 @@ def latency_service(
         )
 
 
-def must_be_one(service: str | None, table: Path | str | None) -> None:
+def must_be_one(service: str | None, table: str | None) -> None:
     """Raises ValueError without a service or a table file."""
     if service is None and table is None:
         raise ValueError("Latencies come from a service (--service URL) or from a file (--table FILE). Give one.")
 
 
-def given_table(service: str | None, table: Path | None, *, device: str | None, client: str) -> AnyTable:
-    """The table in a file, or the last published one of a device. A file is what was asked for, where both are given.
+def given_table(service: str | None, table: str | None, *, device: str | None, client: str) -> AnyTable:
+    """The table that is named, or the last published one of a device.
 
     Raises:
-        ValueError: neither is given, or the file is no table.
+        ValueError: neither is given, or it is no table.
     """
     must_be_one(service, table)
     if table is not None:
-        return read_table(table)
+        return named_table(table, service)
     assert service is not None
     with latency_service(service, device, client=client) as latencies:
         return latencies.published()
+
+
+def is_table_file(name: str) -> bool:
+    return Path(name).is_file()
+
+
+def named_table(name: str, service: str | None) -> AnyTable:
+    """A file, or a published table of the service. Raises ValueError."""
+    if is_table_file(name):
+        return read_table(Path(name))
+    if service is None:
+        raise ValueError(f"{name} is no file. For a table of a service, give --service URL.")
+    from search_client.latencies import find_table
+
+    with ServiceConnection(service) as connection:
+        return find_table(connection, name)

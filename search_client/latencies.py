@@ -176,10 +176,6 @@ class LatencyService:
         path = f"/v1/tables/{table.table_id}/versions/{table.version}/calibrations"
         return self._connection.ask("POST", path, Calibration, body=request)
 
-    def measurement(self, measurement_id: int) -> Measurement:
-        """A measurement with every round, every sample, and its provenance."""
-        return self._connection.ask("GET", f"/v1/measurements/{measurement_id}", Measurement)
-
     def release(self, subjects: Sequence[Conv | IBConv | Head] | None = None) -> int:
         """This search needs these subjects (or any) no more; returns how many jobs were cancelled for it."""
         ids = None if subjects is None else tuple(subject.id for subject in subjects)
@@ -232,6 +228,11 @@ def unit_comparisons(connection: ServiceConnection, known: Sequence[Device]) -> 
         for (model, protocol_id), units in counted.items()
         if units > 1
     ]
+
+
+def kept_measurement(connection: ServiceConnection, measurement_id: int) -> Measurement:
+    """With every round, every sample, and its provenance."""
+    return connection.ask("GET", f"/v1/measurements/{measurement_id}", Measurement)
 
 
 def find_table(connection: ServiceConnection, name: str) -> Table:

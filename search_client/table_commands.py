@@ -27,7 +27,9 @@ from search_client.command_line import (
     WidthOption,
     errors_are_sentences,
     given_table,
+    is_table_file,
     latency_service,
+    named_table,
     output,
 )
 from search_client.imported_tables import (
@@ -39,13 +41,11 @@ from search_client.imported_tables import (
     describe,
     known_latency,
     of_operators,
-    read_table,
 )
 from search_client.table_calibration import calibrate
 
 # What needs PyTorch or SciPy is imported where it is used: `--help` and the small commands should not wait for it.
 if TYPE_CHECKING:
-    from search_client.latencies import LatencyService
     from search_client.table_comparison import Comparison
 
 app = typer.Typer(help="Latency tables: build, calibrate, show, compare, export, import.", no_args_is_help=True)
@@ -98,11 +98,11 @@ def show(
     operator: Annotated[str | None, typer.Option(help="key of one operator: everything that is known of it")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the last published table of a device, or a table file; with --operator, one entry with its rounds."""
+    """Show the last published table of a device, or another one; with --operator, one entry with its rounds."""
     shown = given_table(service, table, device=device, client="table-show")
     if operator is not None:
-        measured_by = service if table is None else None
-        _show_entry(shown, operator, service=measured_by, device=device, as_json=as_json)
+        of_file = table is not None and is_table_file(table)
+        _show_entry(shown, operator, service=None if of_file else service, as_json=as_json)
         return
     if as_json:
         typer.echo(shown.model_dump_json())
@@ -157,15 +157,17 @@ def _half_width(known: KnownLatency) -> str:
     return "–" if known.high_ms is None else f"{known.high_ms / known.latency_ms - 1:.1%}"
 
 
-def _show_entry(table: AnyTable, key: str, *, service: str | None, device: str | None, as_json: bool) -> None:
+def _show_entry(table: AnyTable, key: str, *, service: str | None, as_json: bool) -> None:
     """One entry: rounds and provenance of a measured one, the source's own numbers of an imported one."""
     entries: dict[str, TableEntry | ImportedEntry] = {entry.key: entry for entry in of_operators(table).entries}
     if key not in entries:
         raise ValueError(f"The {describe(table)} does not hold '{key}'. `padnas-client table show` lists its keys.")
     entry = entries[key]
     if isinstance(entry, TableEntry) and service is not None:
-        with latency_service(service, device, client="table-show") as latencies:
-            measurement = latencies.measurement(entry.measurement_id)
+        from search_client.latencies import kept_measurement
+
+        with ServiceConnection(service) as connection:
+            measurement = kept_measurement(connection, entry.measurement_id)
         if as_json:
             typer.echo(measurement.model_dump_json())
         else:
@@ -245,7 +247,7 @@ def export(
     ] = ExportFormat.JSON,
     space: Annotated[str | None, typer.Option(help="only the operators of this space (csv and yaml)")] = None,
 ) -> None:
-    """Write the last published table of a device, or a table file, in a format that other programs read."""
+    """Write the last published table of a device, or another one, in a format that other programs read."""
     given = given_table(service, table, device=device, client="table-export")
     if as_format is ExportFormat.JSON:
         if space is not None:
@@ -264,10 +266,9 @@ def export(
     from search_client.table_export import proxylessnas
 
     flavour = Flavour.MBV3 if as_format is ExportFormat.YAML_MBV3 else Flavour.PROXYLESSNAS
-    if isinstance(chosen, Table) and table is None:
-        assert service is not None
-        with latency_service(service, device, client="table-export") as latencies:
-            written = proxylessnas(chosen, flavour, measurements=_measurements(latencies, chosen))
+    if isinstance(chosen, Table) and service is not None and not (table is not None and is_table_file(table)):
+        with ServiceConnection(service) as connection:
+            written = proxylessnas(chosen, flavour, measurements=_measurements(connection, chosen))
     else:
         written = proxylessnas(chosen, flavour)
     _write(out, written.text)
@@ -293,14 +294,15 @@ def _only(table: OperatorTable, space: str | None) -> OperatorTable:
     return type(table).model_validate(fields | {"entries": entries})
 
 
-def _measurements(latencies: "LatencyService", table: Table) -> dict[str, Measurement]:
+def _measurements(connection: ServiceConnection, table: Table) -> dict[str, Measurement]:
     """Of every entry, by subject."""
+    from search_client.latencies import kept_measurement
     from search_client.progress import ConsoleProgress
 
     found = {}
     with ConsoleProgress().task("reading rounds", len(table.entries)) as advance:
         for number, entry in enumerate(table.entries, start=1):
-            found[entry.subject_id] = latencies.measurement(entry.measurement_id)
+            found[entry.subject_id] = kept_measurement(connection, entry.measurement_id)
             advance(number)
     return found
 
@@ -361,23 +363,11 @@ def diff(
     """Compare two tables, operator by operator: versions, devices, protocols, or somebody else's."""
     from search_client.table_comparison import compare
 
-    found = compare(_named_table(first, service), _named_table(second, service))
+    found = compare(named_table(first, service), named_table(second, service))
     if as_json:
         typer.echo(json.dumps(found.to_json()))
         return
     _print_comparison(found, show_all=show_all)
-
-
-def _named_table(name: str, service: str | None) -> AnyTable:
-    """A file, or a published table of the service."""
-    from search_client.latencies import find_table
-
-    if Path(name).is_file():
-        return read_table(Path(name))
-    if service is None:
-        raise ValueError(f"{name} is no file. For a table of a service, give --service URL.")
-    with ServiceConnection(service) as connection:
-        return find_table(connection, name)
 
 
 def _print_comparison(found: "Comparison", *, show_all: bool) -> None:

@@ -14,7 +14,7 @@ from latency_contract.protocols import Protocol
 from latency_contract.tables import Purpose
 from search_client import latencies
 from search_client.errors import NoAgent, NoSuchDevice, NotMeasurable
-from search_client.latencies import LatencyService, find_table
+from search_client.latencies import LatencyService, find_table, kept_measurement
 from tests.search_client.conftest import Agent
 
 Make = Callable[..., IBConv]
@@ -220,9 +220,11 @@ def test_tables_of_one_device_under_several_protocols_are_told_apart(
     assert find_table(connection, second.table_id[:12]) == second
 
 
-def test_a_measurement_opens_to_its_rounds(service: LatencyService, agent: Agent, operator: Make, phone: str) -> None:
+def test_a_measurement_opens_to_its_rounds(
+    service: LatencyService, agent: Agent, operator: Make, phone: str, connection: ServiceConnection
+) -> None:
     agent(lambda _: 2.0)
     (latency,) = service.measured([operator()], purpose=Purpose.TABLE, on_progress=lambda _: None)
-    measurement = service.measurement(latency.measurement_id)
+    measurement = kept_measurement(connection, latency.measurement_id)
     assert (measurement.latency_ms, len(measurement.rounds)) == (2.0, 6)
     assert measurement.provenance.device_serial == phone

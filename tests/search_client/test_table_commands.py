@@ -107,6 +107,18 @@ def test_a_measured_entry_in_a_file_says_where_its_rounds_are(
     assert "version 2" in client("table", "show", "--table", str(out)).stdout
 
 
+def test_an_earlier_version_is_shown_and_exported_by_its_name(
+    service_url: str, measured: str, operator: Callable[..., IBConv], tmp_path: Path
+) -> None:
+    at = ["--service", service_url, "--table", f"{measured}@1"]
+    shown = client("table", "show", *at).stdout
+    assert "version 1" in shown
+    assert operator(height=3).key not in shown
+    assert "round" in client("table", "show", *at, "--operator", operator(height=2).key).stdout
+    out = tmp_path / "first.json"
+    assert f"table version 1 of {measured}" in client("table", "export", *at, "--out", str(out)).stdout
+
+
 def test_versions_are_compared_by_device_and_by_file(
     service_url: str, measured: str, operator: Callable[..., IBConv], tmp_path: Path
 ) -> None:
