@@ -201,7 +201,7 @@ class AdbDevice:
             with contextlib.suppress(AgentError):
                 self._end_runs(self._own_runs, patience_s=0.0)
             raise
-        reader = TurnReader(began_at)
+        reader = TurnReader(began_at, plan.protocol.statistic)
         try:
             yield from self._results(plan, reader, text)
             if rebooted:

@@ -23,7 +23,7 @@ from device_agents.rounds import Identity
 from device_agents.turns import Crashes, Done, Pinned, Plan, Ran, Refused, Step, TurnReader, Visit, ending, parse_step
 from latency_contract.devices import DeviceKind, DeviceReport
 from latency_contract.measurements import DeviceState
-from latency_contract.protocols import Cores, Protocol
+from latency_contract.protocols import BlockStatistic, Cores, Protocol
 
 RUNTIME = "litert"
 DISTRIBUTION = "ai-edge-litert"
@@ -77,6 +77,7 @@ class LocalDevice:
                 runtime_version=runtime_version(),
                 cores=Cores.UNPINNED if self.core is None else Cores.ONE_LARGE,
                 core_mask=self.identity.core_mask,
+                statistic=BlockStatistic.P10,
             ),
         )
 
@@ -96,7 +97,7 @@ class LocalDevice:
             DeviceFault: the runner cannot be started or pinned, or the reference operator does not run.
         """
         runner = self._runner = self._runner or _Runner(self.core)
-        reader = TurnReader(datetime.now(UTC))
+        reader = TurnReader(datetime.now(UTC), plan.protocol.statistic)
         try:
             for step in runner.steps(plan.document(core=self.core), check):
                 result = reader.read(step)

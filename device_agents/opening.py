@@ -21,7 +21,7 @@ from device_agents.remote_benchmark_model import RemoteBenchmarkModel
 from device_agents.remote_litert import RemoteLiteRT
 from device_agents.rounds import Identity
 from latency_contract.devices import DeviceKind, DeviceReport
-from latency_contract.protocols import Protocol
+from latency_contract.protocols import BlockStatistic, Protocol
 
 PROBE_MODEL = Path(__file__).parent / "probe.tflite"  # one ReLU, to see what a program prints
 PROBE_S = 60.0
@@ -78,7 +78,12 @@ def _open(link: AdbLink, benchmark_binary: Path | None, folder: str | None) -> A
 
 def _with_litert(link: AdbLink, enrolment: Enrolment, litert: LiteRT, folder: str) -> AdbDevice:
     """As this machine is measured, so that a board and a computer of one kind have one protocol."""
-    protocol = Protocol(runtime=RUNTIME, runtime_version=litert.version, core_mask=enrolment.core_mask)
+    protocol = Protocol(
+        runtime=RUNTIME,
+        runtime_version=litert.version,
+        core_mask=enrolment.core_mask,
+        statistic=BlockStatistic.P10,
+    )
     runner = f"{DISTRIBUTION} {litert.version} (Python {litert.python})"
     return AdbDevice(
         link,

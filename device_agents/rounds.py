@@ -31,7 +31,7 @@ from latency_contract.measurements import (
     Round,
     estimate_of,
 )
-from latency_contract.protocols import Protocol, StoppingRule
+from latency_contract.protocols import BlockStatistic, Protocol, StoppingRule
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class _Progress:
     refusal: str | None = None
 
     @property
-    def medians_ms(self) -> list[float]:
+    def blocks_ms(self) -> list[float]:
         return [r.block_ms for r in self.rounds]
 
 
@@ -122,7 +122,7 @@ def measure(
                 came += 1
                 continue
             blocks_s += result.took_s
-            made = _round(result)
+            made = _round(result, protocol.statistic)
             disagreement = None if result.rejected else brackets.disagreement(made, protocol=protocol)
             if reason := result.rejected or disagreement:
                 rejection = reason
@@ -178,7 +178,7 @@ def _in_parts(device: MeasuringDevice, plan: Plan, check: Callable[[], None]) ->
 
 def _pooled(lease: Sequence[_Progress]) -> Spread:
     """What the rounds so far say of the spread of any subject of the lease."""
-    return pooled_spread([half_spread(p.medians_ms) for p in lease if len(p.rounds) >= MIN_ROUNDS])
+    return pooled_spread([half_spread(p.blocks_ms) for p in lease if len(p.rounds) >= MIN_ROUNDS])
 
 
 def check_rounds(
@@ -197,7 +197,7 @@ def check_rounds(
             if isinstance(result, Refused):
                 raise DeviceFault(f"The reference operator does not run here: {result.reason}")
             if result.rejected is None:
-                rounds.append(_round(result))
+                rounds.append(_round(result, protocol.statistic))
             else:
                 rejection = result.rejected
         if len(rounds) >= protocol.stopping.min_rounds:
@@ -267,13 +267,14 @@ def _width(progress: _Progress, rule: StoppingRule, pooled: Spread) -> float:
     return estimate_of(tuple(progress.rounds), pooled=pooled, confidence=rule.confidence).relative_half_width
 
 
-def _round(visit: Visit) -> Round:
+def _round(visit: Visit, statistic: BlockStatistic) -> Round:
     """Raises DeviceFault for a reading that cannot be a time: 0, negative, infinite or not a number."""
     try:
         return Round(
             started_at=visit.started_at,
             samples_ms=tuple(visit.samples_ms),
             summary_of=visit.summary_of,
+            statistic=statistic,
             reference_before_ms=visit.reference_before_ms,
             reference_after_ms=visit.reference_after_ms,
         )

@@ -15,7 +15,6 @@ import signal
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -23,7 +22,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from device_agents.errors import DeviceFault
 from device_agents.litert_runner import REFERENCE
 from latency_contract.measurements import DeviceState
-from latency_contract.protocols import Delegate, Protocol
+from latency_contract.protocols import BlockStatistic, Delegate, Protocol
 
 BLOCK_LIMIT_S = 120  # to load, warm up and run one block, beside the block's own length; one that takes longer hangs
 MAX_RUN_S = 1e7  # of one plan; a runner that says more has no clock
@@ -139,10 +138,12 @@ class Visit(NamedTuple):
 class TurnReader:
     """Puts a runner's steps together to visits."""
 
-    def __init__(self, began_at: datetime) -> None:
+    def __init__(self, began_at: datetime, statistic: BlockStatistic) -> None:
+        """`statistic`: what stands for a block of the reference operator."""
         self.running: int | None = None  # position of the block that was begun last and has not ended
         self.done = False
         self._began_at = began_at
+        self._statistic = statistic
         self._state: DeviceState | None = None
         self._reference_ms: list[float] = []  # before and, in time, after the block
         self._block: Ran | None = None
@@ -167,7 +168,7 @@ class TurnReader:
             case Ran(position=position) if position == REFERENCE:
                 self.running = None
                 self._took_s += step.took_s or 0.0
-                self._reference_ms.append(median(step.samples_ms))
+                self._reference_ms.append(self._statistic.of(step.samples_ms))
             case Ran():
                 self.running = None
                 self._block = step

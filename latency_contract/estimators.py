@@ -1,7 +1,8 @@
 """From the rounds of a measurement to a latency with a confidence interval.
 
 Noise on a shared machine is one-sided: neighbours, interrupts and frequency changes make a block slower, never
-faster. The latency of an operator is therefore the floor under its block medians, estimated by their minimum. Its
+faster. The latency of an operator is therefore the floor under its blocks, estimated by their minimum; what stands for
+a block, its median or a lower quantile, is in the protocol. Its
 interval says where a repetition of the whole measurement may lie, from how two halves of its rounds differ
 (docs/decisions/0020).
 """
@@ -41,8 +42,8 @@ class Spread(Contract):
 UNKNOWN = Spread(relative=0, degrees=0)
 
 
-def repetition_estimate(round_medians_ms: Sequence[float], *, pooled: Spread, confidence: float) -> Estimate:
-    """Minimum over rounds of the block median; the interval holds that of a repetition with given confidence.
+def repetition_estimate(blocks_ms: Sequence[float], *, pooled: Spread, confidence: float) -> Estimate:
+    """Minimum over rounds of what stands for a block; the interval holds that of a repetition with given confidence.
 
     Two floors under exponential lower tails differ by an exponential amount of mean s, and so do, nearly, two under
     softer tails. Where s is estimated with d degrees of freedom, the difference over s follows F(2, d), whose quantile
@@ -55,7 +56,7 @@ def repetition_estimate(round_medians_ms: Sequence[float], *, pooled: Spread, co
     Raises:
         ValueError: fewer than four rounds, or a reading that is not a positive finite number.
     """
-    own, smallest = half_spread(round_medians_ms), min(round_medians_ms)
+    own, smallest = half_spread(blocks_ms), min(blocks_ms)
     degrees = own.degrees + pooled.degrees
     spread = (own.degrees * own.relative + pooled.degrees * pooled.relative) / degrees
     quantile = degrees / 2 * ((1 - confidence) ** (-2 / degrees) - 1)  # F(2, degrees) at `confidence`
@@ -63,7 +64,7 @@ def repetition_estimate(round_medians_ms: Sequence[float], *, pooled: Spread, co
     return Estimate(smallest, max(smallest - half_width, smallest / 2), smallest + half_width)
 
 
-def half_spread(round_medians_ms: Sequence[float]) -> Spread:
+def half_spread(blocks_ms: Sequence[float]) -> Spread:
     """Mean difference of the minima of two halves of the rounds, over all ways to halve them, over the minimum.
 
     It assumes no shape of the tail. Of n ordered rounds and halves of m, the spacing after the i-th counts where just
@@ -78,7 +79,7 @@ def half_spread(round_medians_ms: Sequence[float]) -> Spread:
     Raises:
         ValueError: as repetition_estimate.
     """
-    ordered = _ordered(round_medians_ms)
+    ordered = _ordered(blocks_ms)
     n = len(ordered)
     m = n // 2
     one, both = math.comb(n, m), math.comb(n, 2 * m)
@@ -107,7 +108,7 @@ def pooled_spread(spreads: Sequence[Spread]) -> Spread:
     return Spread(relative=relative, degrees=2 * half)
 
 
-def floor_estimate(round_medians_ms: Sequence[float], *, confidence: float) -> Estimate:
+def floor_estimate(blocks_ms: Sequence[float], *, confidence: float) -> Estimate:
     """The interval of measurements taken before decision 20, kept so that theirs can be checked; it is too narrow.
 
     Minimum over n rounds; from the k = ceil(n/2) smallest, S = (sum_{i<=k} (x_i - x_1) + (n - k)(x_k - x_1)) / (k - 1),
@@ -116,7 +117,7 @@ def floor_estimate(round_medians_ms: Sequence[float], *, confidence: float) -> E
     Raises:
         ValueError: as repetition_estimate.
     """
-    ordered = _ordered(round_medians_ms)
+    ordered = _ordered(blocks_ms)
     n = len(ordered)
     k = -(-n // 2)
     smallest = ordered[0]
@@ -127,9 +128,9 @@ def floor_estimate(round_medians_ms: Sequence[float], *, confidence: float) -> E
     return Estimate(smallest, max(smallest - half_width, smallest / 2), smallest + half_width)
 
 
-def _ordered(round_medians_ms: Sequence[float]) -> list[float]:
+def _ordered(blocks_ms: Sequence[float]) -> list[float]:
     """Raises ValueError where they make no interval."""
-    ordered = sorted(round_medians_ms)
+    ordered = sorted(blocks_ms)
     if len(ordered) < MIN_ROUNDS:
         raise ValueError(f"an interval needs at least {MIN_ROUNDS} rounds, got {len(ordered)}")
     if not 0 < ordered[0] <= ordered[-1] < math.inf:

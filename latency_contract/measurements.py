@@ -8,14 +8,13 @@ import math
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from statistics import median
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from latency_contract.canonical import Contract, Sha256
 from latency_contract.estimators import MIN_ROUNDS, Estimate, Spread, floor_estimate, repetition_estimate
-from latency_contract.protocols import StoppingRule
+from latency_contract.protocols import BlockStatistic, StoppingRule
 
 MAX_LATENCY_MS = 600_000.0  # ten minutes; anything slower is a hung device, not a latency
 MAX_ROUNDS = 1000
@@ -49,13 +48,14 @@ class Round(Contract):
     summary_of: Annotated[int, Field(ge=1)] | None = (
         None  # runs behind one number: its program gave, or was kept of it, no more
     )
-    reference_before_ms: Milliseconds  # median of the reference operator's block
+    statistic: BlockStatistic = BlockStatistic.MEDIAN  # what of a block's samples stands for it, as in the protocol
+    reference_before_ms: Milliseconds  # the same of the reference operator's block
     reference_after_ms: Milliseconds
 
     @cached_property
     def block_ms(self) -> float:
-        """What stands for the block: the median of its samples, or the one number that its program gave."""
-        return median(self.samples_ms)
+        """What stands for the block."""
+        return self.statistic.of(self.samples_ms)
 
     @model_validator(mode="after")
     def _one_number_sums_up(self) -> Self:
@@ -69,6 +69,7 @@ class Round(Contract):
             started_at=self.started_at,
             samples_ms=(self.block_ms,),
             summary_of=self.summary_of or len(self.samples_ms),
+            statistic=self.statistic,
             reference_before_ms=self.reference_before_ms,
             reference_after_ms=self.reference_after_ms,
         )
@@ -187,10 +188,10 @@ class Measurement(Contract):
 
 
 def estimate_of(rounds: tuple[Round, ...], *, pooled: Spread | None, confidence: float) -> Estimate:
-    medians_ms = [r.block_ms for r in rounds]
+    blocks_ms = [r.block_ms for r in rounds]
     if pooled is None:
-        return floor_estimate(medians_ms, confidence=confidence)
-    return repetition_estimate(medians_ms, pooled=pooled, confidence=confidence)
+        return floor_estimate(blocks_ms, confidence=confidence)
+    return repetition_estimate(blocks_ms, pooled=pooled, confidence=confidence)
 
 
 def verdict_of(estimate: Estimate, stopping: StoppingRule) -> Verdict:

@@ -296,6 +296,11 @@ def _check_belongs(job: OwnedJob, measured: Measurement, *, protocol: Protocol) 
             f"The measurement for job {job.id} does not say how far those of its lease spread ('pooled'), without which"
             " its interval is too narrow. Update the agent."
         )
+    if any(r.statistic != protocol.statistic for r in measured.rounds):
+        raise WrongMeasurement(
+            f"Of the measurement for job {job.id}, something else stands for a block than the protocol's"
+            f" {protocol.statistic}. Update the agent."
+        )
     rule = protocol.stopping
     rightful = verdict_of(measured.estimate, rule)
     if measured.verdict != rightful or not rule.min_rounds <= len(measured.rounds) <= rule.max_rounds:

@@ -36,7 +36,7 @@ class ScriptedDevice:
         self.waits += 1
 
     def run(self, plan: Plan, check: Callable[[], None]) -> Iterator[Visit | Refused]:
-        reader = TurnReader(datetime.now(UTC))
+        reader = TurnReader(datetime.now(UTC), plan.protocol.statistic)
         for step in self._steps(plan):
             check()
             result = reader.read(step)

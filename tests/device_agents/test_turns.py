@@ -7,6 +7,7 @@ import pytest
 
 from device_agents.errors import DeviceFault
 from device_agents.turns import Crashes, Refused, TurnReader, Visit, parse_step
+from latency_contract.protocols import BlockStatistic
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 TURN: list[list[object]] = [
@@ -28,7 +29,7 @@ TURN: list[list[object]] = [
 
 
 def read(steps: list[list[object]]) -> tuple[list[Visit | Refused], TurnReader]:
-    reader = TurnReader(BEGAN)
+    reader = TurnReader(BEGAN, BlockStatistic.MEDIAN)
     results = [reader.read(parse_step(step)) for step in steps]
     return [result for result in results if result is not None], reader
 

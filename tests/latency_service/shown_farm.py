@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from itertools import product
+from itertools import count, islice, product
 from random import Random
 
 from sqlalchemy.orm import Session
@@ -113,7 +113,8 @@ def calibrate(
     """With networks of those operators that can follow themselves and each other."""
     chained = [o for o in operators if o.output_shape == (o.height, o.width, o.in_channels)]
     alike = [o for o in chained if o.output_shape == chained[0].output_shape][:3]
-    networks = [Network(operators=chain) for n in (1, 2, 3) for chain in product(alike, repeat=n)][:NETWORKS]
+    chains = (chain for length in count(1) for chain in product(alike, repeat=length))
+    networks = [Network(operators=chain) for chain in islice(chains, NETWORKS)]
     latency_ms = {entry.subject_id: entry.latency_ms for entry in table.entries}
     made = []
     for network in networks:
