@@ -44,7 +44,7 @@ def _recognise(value: Any, check: ValidatorFunctionWrapHandler) -> Subject:
     if isinstance(value, dict):
         try:
             return read_subject(json.dumps(value))
-        except ValidationError:
+        except (ValidationError, RecursionError):
             pass  # the check says where in the question it is
     subject: Subject = check(value)
     return subject

@@ -344,3 +344,11 @@ def test_a_body_that_is_no_text_is_malformed(http: httpx.Client) -> None:
     json = {"Content-Type": "application/json"}
     refused = http.post("/v1/latencies/query", content=b"\xff\xfe{", headers=json)
     assert (refused.status_code, refused.json()["error"]) == (422, "MalformedRequest")
+
+
+def test_however_deep_a_subject_is_nested_it_is_malformed(http: httpx.Client) -> None:
+    """About as deep as what reads it can go, which depends on what called it."""
+    for depth in range(900, 1000, 5):
+        body = f'{{"device": "x", "subjects": [{{"kind": {"[" * depth}{"]" * depth}}}]}}'
+        refused = http.post("/v1/latencies/query", content=body, headers={"Content-Type": "application/json"})
+        assert (refused.status_code, refused.json()["error"]) == (422, "MalformedRequest"), depth
