@@ -115,6 +115,40 @@ def test_a_table_says_how_it_was_calibrated_and_opens_the_networks(page: Page) -
     expect(page.get_by_role("dialog")).to_contain_text("Rounds: 8")
 
 
+# Contrast of each text with what is behind it (WCAG 2.2, "relative luminance" and "contrast ratio"), and how light
+# the page is.
+CONTRASTS = """() => {
+  const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = colour => {
+    const [r, g, b] = parts(colour).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = element => {
+    const colour = getComputedStyle(element).backgroundColor;
+    return parts(colour)[3] === 0 ? behind(element.parentElement) : luminance(colour);
+  };
+  const contrast = element => {
+    const [a, b] = [luminance(getComputedStyle(element).color), behind(element)].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+  };
+  const texts = [...document.querySelectorAll("h1, h2, th, td a, dd, p, nav a")];
+  return {page: behind(document.body), lowest: Math.min(...texts.map(contrast)), texts: texts.length};
+}"""
+
+
+def test_text_is_legible_in_either_colour_scheme(page: Page) -> None:
+    table_of(page, "Pixel 6")
+    pages = {}
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        seen = page.evaluate(CONTRASTS)
+        assert seen["texts"] > 20
+        assert seen["lowest"] >= 4.5, scheme
+        pages[scheme] = seen["page"]
+    assert pages["light"] > 0.8
+    assert pages["dark"] < 0.1
+
+
 def test_two_tables_are_compared_operator_by_operator(page: Page) -> None:
     page.get_by_role("link", name="Compare", exact=True).click()
     page.get_by_label("First").select_option(index=0)
