@@ -57,7 +57,7 @@ while True:
 class Round(NamedTuple):
     """What may stand for a block, and the mean of its two reference readings, in ms."""
 
-    p10_ms: float
+    p5_ms: float
     median_ms: float
     reference_ms: float
 
@@ -112,7 +112,7 @@ def _measured(models: Sequence[Path], *, folder: Path, condition: str) -> Lease:
         lease: Lease = [[] for _ in models]
         for visit in device.run(Plan(reference, [(path, ROUNDS) for path in models], protocol), lambda: None):
             assert isinstance(visit, Visit), visit
-            standing = (BlockStatistic.P10.of(visit.samples_ms), BlockStatistic.MEDIAN.of(visit.samples_ms))
+            standing = (BlockStatistic.P5.of(visit.samples_ms), BlockStatistic.MEDIAN.of(visit.samples_ms))
             reference_ms = fmean((visit.reference_before_ms, visit.reference_after_ms))
             lease[visit.position].append(Round(*standing, reference_ms))
     assert all(len(rounds) == ROUNDS for rounds in lease), "the runner was cut off"
@@ -142,11 +142,11 @@ def _reference_ratio(rounds: Sequence[Round]) -> float:
 
 
 ESTIMATORS: dict[str, Callable[[Sequence[Round]], float]] = {
-    "minimum_of_p10": lambda rounds: min(r.p10_ms for r in rounds),
+    "minimum_of_p5": lambda rounds: min(r.p5_ms for r in rounds),
     "minimum_of_median": lambda rounds: min(r.median_ms for r in rounds),
-    "lower_quartile_of_p10": lambda rounds: quantiles([r.p10_ms for r in rounds], n=4, method="inclusive")[0],
+    "lower_quartile_of_p5": lambda rounds: quantiles([r.p5_ms for r in rounds], n=4, method="inclusive")[0],
     "lower_quartile_of_median": lambda rounds: quantiles([r.median_ms for r in rounds], n=4, method="inclusive")[0],
-    "median_of_p10": lambda rounds: median(r.p10_ms for r in rounds),
+    "median_of_p5": lambda rounds: median(r.p5_ms for r in rounds),
     "median_of_median": lambda rounds: median(r.median_ms for r in rounds),
     "reference_ratio": _reference_ratio,
 }
@@ -167,7 +167,7 @@ def _errors(leases: dict[str, list[Lease]]) -> dict[str, Figure]:
 
 
 def _estimates(lease: Lease, rounds: int) -> list[Estimate]:
-    blocks_ms = [[r.p10_ms for r in of_one[:rounds]] for of_one in lease]
+    blocks_ms = [[r.p5_ms for r in of_one[:rounds]] for of_one in lease]
     pooled = pooled_spread([half_spread(of_one) for of_one in blocks_ms])
     return [repetition_estimate(of_one, pooled=pooled, confidence=STOPPING.confidence) for of_one in blocks_ms]
 
@@ -203,5 +203,5 @@ def _verdicts(idle: list[Lease], loaded: list[Lease], load: str) -> dict[str, Fi
 
 
 def _compact(lease: Lease) -> list[str]:
-    """An operator a line: tenth percentile and median of its blocks, in microseconds."""
-    return [" ".join(f"{1000 * r.p10_ms:.2f}/{1000 * r.median_ms:.2f}" for r in rounds) for rounds in lease]
+    """An operator a line: fifth percentile and median of its blocks, in microseconds."""
+    return [" ".join(f"{1000 * r.p5_ms:.2f}/{1000 * r.median_ms:.2f}" for r in rounds) for rounds in lease]

@@ -77,7 +77,7 @@ class LocalDevice:
                 runtime_version=runtime_version(),
                 cores=Cores.UNPINNED if self.core is None else Cores.ONE_LARGE,
                 core_mask=self.identity.core_mask,
-                statistic=BlockStatistic.P10,
+                statistic=BlockStatistic.P5,
             ),
         )
 

@@ -82,7 +82,7 @@ def _with_litert(link: AdbLink, enrolment: Enrolment, litert: LiteRT, folder: st
         runtime=RUNTIME,
         runtime_version=litert.version,
         core_mask=enrolment.core_mask,
-        statistic=BlockStatistic.P10,
+        statistic=BlockStatistic.P5,
     )
     runner = f"{DISTRIBUTION} {litert.version} (Python {litert.python})"
     return AdbDevice(

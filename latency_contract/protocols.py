@@ -41,15 +41,15 @@ class Cores(StrEnum):
 class BlockStatistic(StrEnum):
     """The number that stands for a block of runs. Those of the same runs differ; a table has one kind."""
 
-    P10 = "p10"  # tenth percentile: a run that was hardly disturbed, of programs that report every run (decision 32)
+    P5 = "p5"  # fifth percentile: a run that was hardly disturbed, of programs that report every run (decision 32)
     MEDIAN = "median"
     MEAN = "mean"  # of programs that report no median, as older builds of benchmark_model
 
     def of(self, samples_ms: Sequence[float]) -> float:
         """Of the runs of a block, or of the one number that sums them up."""
         match self:
-            case BlockStatistic.P10:
-                return sorted(samples_ms)[(len(samples_ms) - 1) // 10]
+            case BlockStatistic.P5:
+                return sorted(samples_ms)[(len(samples_ms) - 1) // 20]
             case BlockStatistic.MEDIAN:
                 return median(samples_ms)
             case BlockStatistic.MEAN:

@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from latency_contract.measurements import DeviceState, Measurement, RejectedRound, Round, Verdict
+from latency_contract.protocols import BlockStatistic
 from tests.conftest import START
 
 Make = Callable[..., Measurement]
@@ -77,3 +78,29 @@ def test_a_measurement_without_samples_and_evidence_is_valid_and_says_what_it_ha
     assert Measurement.model_validate_json(lighter.model_dump_json()) == lighter
     assert lighter.without_evidence().rejected_dropped == 3
     assert lighter.latency_ms == original.latency_ms
+
+
+@pytest.mark.parametrize(
+    ("statistic", "runs", "stands"),
+    [
+        (BlockStatistic.P5, 1, 1.0),
+        (BlockStatistic.P5, 20, 1.0),
+        (BlockStatistic.P5, 21, 2.0),
+        (BlockStatistic.P5, 100, 5.0),
+        (BlockStatistic.MEDIAN, 21, 11.0),
+        (BlockStatistic.MEAN, 4, 2.5),
+    ],
+)
+def test_what_stands_for_a_block_is_what_the_protocol_says(statistic: BlockStatistic, runs: int, stands: float) -> None:
+    """Of runs of 1, 2, 3, … ms, in any order."""
+    samples_ms = tuple(float(n) for n in reversed(range(1, runs + 1)))
+    made = Round(
+        started_at=START,
+        samples_ms=samples_ms,
+        statistic=statistic,
+        reference_before_ms=1.0,
+        reference_after_ms=1.0,
+    )
+    assert made.block_ms == stands
+    assert made.summary().block_ms == stands
+    assert made.summary().statistic == statistic

@@ -11,6 +11,7 @@ from latency_contract.devices import DeviceReport
 from latency_contract.jobs import Failed, Lease, LeaseReport, LeaseRequest, Measured
 from latency_contract.measurements import Measurement, Verdict
 from latency_contract.operators import IBConv, Network
+from latency_contract.protocols import BlockStatistic
 from latency_contract.tables import LatencyEntry, LatencyQuery, LatencyStatus, Purpose
 from latency_service import conversion_queue, devices, latencies, queue
 from latency_service.app import create_app
@@ -293,6 +294,19 @@ def test_an_interval_as_agents_made_it_before_spreads_were_pooled_is_refused(
     narrow = honest.model_copy(update={"measurement": honest.measurement.model_copy(update={"pooled": None})})
     with pytest.raises(WrongMeasurement, match="Update the agent"):
         laboratory.accept(lease, narrow)
+    assert laboratory.stored() == 0
+
+
+def test_a_block_that_is_stood_for_by_something_else_than_the_protocol_says_is_refused(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    lease = laboratory.leased()
+    honest = result(lease, measurement)
+    rounds = tuple(r.model_copy(update={"statistic": BlockStatistic.P5}) for r in honest.measurement.rounds)
+    other = honest.model_copy(update={"measurement": honest.measurement.model_copy(update={"rounds": rounds})})
+    with pytest.raises(WrongMeasurement, match="something else stands for a block than the protocol's median"):
+        laboratory.accept(lease, other)
     assert laboratory.stored() == 0
 
 
