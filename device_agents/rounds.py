@@ -20,7 +20,7 @@ from device_agents.drift import Brackets
 from device_agents.errors import BracketsDisagree, DeviceFault
 from device_agents.turns import Plan, Refused, Visit
 from latency_contract.errors import validation_sentence
-from latency_contract.estimators import MIN_ROUNDS, Spread, half_spread, pooled_spread
+from latency_contract.estimators import MIN_ROUNDS, Estimate, Spread, half_spread, pooled_spread
 from latency_contract.jobs import MAX_REASON, Failed, LeasedJob, Measured
 from latency_contract.measurements import (
     MAX_REJECTED,
@@ -29,7 +29,10 @@ from latency_contract.measurements import (
     Provenance,
     RejectedRound,
     Round,
+    Verdict,
     estimate_of,
+    verdict_of,
+    was_quiet,
 )
 from latency_contract.protocols import BlockStatistic, Protocol, StoppingRule
 
@@ -141,10 +144,10 @@ def measure(
         fruitless = 0 if came else fruitless + 1
         if fruitless >= FRUITLESS:
             raise DeviceFault(f"The device finished no round in {FRUITLESS} attempts: {rejection or 'it was cut off'}.")
-        pooled = _pooled(lease)
-        judged = _judged(lease, [p for p, _ in pending], protocol, pooled, spent_s=clock_s() - began_s)
+        known = _known(lease)
+        judged = _judged(lease, [p for p, _ in pending], protocol, known, spent_s=clock_s() - began_s)
         pending = [(p, rounds) for p, rounds in judged if rounds]
-        yield [_outcome(p, protocol, pooled, device.identity) for p, rounds in judged if not rounds]
+        yield [_outcome(p, protocol, known, device.identity) for p, rounds in judged if not rounds]
     log.info("%d subjects in %.3f s, %.3f s of it inside blocks", len(jobs), clock_s() - began_s, blocks_s)
 
 
@@ -176,9 +179,17 @@ def _in_parts(device: MeasuringDevice, plan: Plan, check: Callable[[], None]) ->
             return
 
 
-def _pooled(lease: Sequence[_Progress]) -> Spread:
-    """What the rounds so far say of the spread of any subject of the lease."""
-    return pooled_spread([half_spread(p.blocks_ms) for p in lease if len(p.rounds) >= MIN_ROUNDS])
+class _Known(NamedTuple):
+    """What the rounds so far say of any subject of the lease."""
+
+    pooled: Spread
+    quiet_reference_ms: float | None  # the reference operator's smallest reading
+
+
+def _known(lease: Sequence[_Progress]) -> _Known:
+    readings_ms = [min(r.reference_before_ms, r.reference_after_ms) for p in lease for r in p.rounds]
+    spreads = [half_spread(p.blocks_ms) for p in lease if len(p.rounds) >= MIN_ROUNDS]
+    return _Known(pooled_spread(spreads), min(readings_ms, default=None))
 
 
 def check_rounds(
@@ -206,15 +217,15 @@ def check_rounds(
 
 
 def _judged(
-    lease: Sequence[_Progress], pending: Sequence[_Progress], protocol: Protocol, pooled: Spread, *, spent_s: float
+    lease: Sequence[_Progress], pending: Sequence[_Progress], protocol: Protocol, known: _Known, *, spent_s: float
 ) -> list[tuple[_Progress, int]]:
     """Each pending subject with the rounds that it still gets; 0: it is finished."""
     rule = protocol.stopping
     if rule.budget_s is None:
-        return [(progress, _towards_target(progress, rule, pooled)) for progress in pending]
+        return [(progress, _towards_target(progress, rule, known)) for progress in pending]
     made = sum(len(progress.rounds) + len(progress.rejected) for progress in lease)
     affordable = int((rule.budget_s * len(lease) / spent_s - 1) * made)
-    return list(zip(pending, _to_the_widest(pending, rule, pooled, affordable), strict=True))
+    return list(zip(pending, _to_the_widest(pending, rule, known.pooled, affordable), strict=True))
 
 
 def _to_the_widest(pending: Sequence[_Progress], rule: StoppingRule, pooled: Spread, affordable: int) -> list[int]:
@@ -222,7 +233,11 @@ def _to_the_widest(pending: Sequence[_Progress], rule: StoppingRule, pooled: Spr
     widest by then, as a floor's half-width falls as 1/n at best; as many times as wide as it has layers, in which its
     error is made again. None beyond the cap."""
     more = [_lacking(progress, rule) for progress in pending]
-    widths = {i: _width(progress, rule, pooled) for i, progress in enumerate(pending) if _may_stop(progress, rule)}
+    widths = {
+        i: _estimate(progress, rule, pooled).relative_half_width
+        for i, progress in enumerate(pending)
+        if _may_stop(progress, rule)
+    }
 
     def expected(i: int) -> float:
         done = len(pending[i].rounds)
@@ -236,8 +251,8 @@ def _to_the_widest(pending: Sequence[_Progress], rule: StoppingRule, pooled: Spr
     return more
 
 
-def _towards_target(progress: _Progress, rule: StoppingRule, pooled: Spread) -> int:
-    """How many more: 0 inside the target after `min_rounds`, at the cap, or where the device refuses the model.
+def _towards_target(progress: _Progress, rule: StoppingRule, known: _Known) -> int:
+    """How many more: 0 where it is steady after `min_rounds`, at the cap, or where the device refuses the model.
 
     In between, as many as would bring the interval inside the target if rounds go on as before (a floor's half-width
     falls as 1/n at best), but at least half as many again, and at most as many, since that is a guess. So the widest
@@ -246,9 +261,11 @@ def _towards_target(progress: _Progress, rule: StoppingRule, pooled: Spread) -> 
     """
     if not _may_stop(progress, rule):
         return _lacking(progress, rule)
-    done, width = len(progress.rounds), _width(progress, rule, pooled)
-    if width <= rule.target or done >= rule.max_rounds:
+    done, estimate = len(progress.rounds), _estimate(progress, rule, known.pooled)
+    verdict = verdict_of(estimate, rule, quiet=was_quiet(progress.rounds, estimate, known.quiet_reference_ms))
+    if verdict == Verdict.STEADY or done >= rule.max_rounds:
         return 0
+    width = estimate.relative_half_width
     promising = max(math.ceil(done * width / rule.target) - done, done // 2)
     return min(promising, done, rule.max_rounds - done)
 
@@ -263,8 +280,8 @@ def _may_stop(progress: _Progress, rule: StoppingRule) -> bool:
     return progress.refusal is None and len(progress.rounds) >= rule.min_rounds
 
 
-def _width(progress: _Progress, rule: StoppingRule, pooled: Spread) -> float:
-    return estimate_of(tuple(progress.rounds), pooled=pooled, confidence=rule.confidence).relative_half_width
+def _estimate(progress: _Progress, rule: StoppingRule, pooled: Spread) -> Estimate:
+    return estimate_of(tuple(progress.rounds), pooled=pooled, confidence=rule.confidence)
 
 
 def _round(visit: Visit, statistic: BlockStatistic) -> Round:
@@ -292,7 +309,7 @@ def _unsteady(progress: _Progress, reason: str, *, suspect: Path) -> BracketsDis
     )
 
 
-def _outcome(progress: _Progress, protocol: Protocol, pooled: Spread, identity: Identity) -> Outcome:
+def _outcome(progress: _Progress, protocol: Protocol, known: _Known, identity: Identity) -> Outcome:
     if progress.refusal is not None:
         return Failed(job_id=progress.job.job_id, error=progress.refusal[:MAX_REASON])
     before, after = progress.before, progress.after
@@ -317,7 +334,8 @@ def _outcome(progress: _Progress, protocol: Protocol, pooled: Spread, identity: 
         subject_id=progress.job.subject.id,
         stopping=protocol.stopping,
         provenance=provenance,
-        pooled=pooled,
+        pooled=known.pooled,
+        quiet_reference_ms=known.quiet_reference_ms,
         rejected=tuple(progress.rejected[-MAX_REJECTED:]),
         rejected_dropped=len(progress.rejected[:-MAX_REJECTED]),
     )

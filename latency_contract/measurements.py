@@ -5,6 +5,7 @@ failure (see jobs.py) and no measurement; there is no number to mistake for a la
 """
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
@@ -20,6 +21,7 @@ MAX_LATENCY_MS = 600_000.0  # ten minutes; anything slower is a hung device, not
 MAX_ROUNDS = 1000
 MAX_SAMPLES = 10_000  # in one block
 MAX_REJECTED = 100  # rounds kept as evidence of what disturbed a measurement
+QUIET = 1.1  # of the reference operator's smallest reading, by which a moment is quiet
 
 Milliseconds = Annotated[float, Field(gt=0, le=MAX_LATENCY_MS, allow_inf_nan=False)]
 
@@ -36,8 +38,8 @@ Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Verdict(StrEnum):
-    STEADY = "steady"  # the interval is inside the protocol's target
-    UNSTEADY = "unsteady"  # it is not, though the cap on rounds was reached
+    STEADY = "steady"  # the interval is inside the protocol's target, and its number comes from a quiet moment
+    UNSTEADY = "unsteady"  # not so, though the cap on rounds was reached
 
 
 class Round(Contract):
@@ -130,6 +132,7 @@ class Measurement(Contract):
     rounds: Annotated[tuple[Round, ...], Field(min_length=MIN_ROUNDS, max_length=MAX_ROUNDS)]
     rejected: Annotated[tuple[RejectedRound, ...], Field(max_length=MAX_REJECTED)] = ()  # evidence; not in the number
     pooled: Spread | None = None  # of the subjects measured with it; None: before decision 20, with narrower intervals
+    quiet_reference_ms: Milliseconds | None = None  # smallest reading of the reference in its lease; None: not known
     rejected_dropped: Annotated[int, Field(ge=0)] = 0  # rejected rounds that are no longer kept
     provenance: Provenance
 
@@ -142,6 +145,7 @@ class Measurement(Contract):
         stopping: StoppingRule,
         provenance: Provenance,
         pooled: Spread,
+        quiet_reference_ms: float | None = None,
         rejected: tuple[RejectedRound, ...] = (),
         rejected_dropped: int = 0,
     ) -> "Measurement":
@@ -153,9 +157,10 @@ class Measurement(Contract):
             low_ms=estimate.low_ms,
             high_ms=estimate.high_ms,
             confidence=stopping.confidence,
-            verdict=verdict_of(estimate, stopping),
+            verdict=verdict_of(estimate, stopping, quiet=was_quiet(rounds, estimate, quiet_reference_ms)),
             rounds=rounds,
             pooled=pooled,
+            quiet_reference_ms=quiet_reference_ms,
             rejected=rejected,
             rejected_dropped=rejected_dropped,
             provenance=provenance,
@@ -173,6 +178,10 @@ class Measurement(Contract):
     @property
     def estimate(self) -> Estimate:
         return Estimate(self.latency_ms, self.low_ms, self.high_ms)
+
+    def verdict_under(self, stopping: StoppingRule) -> Verdict:
+        """The one that is due to it."""
+        return verdict_of(self.estimate, stopping, quiet=was_quiet(self.rounds, self.estimate, self.quiet_reference_ms))
 
     @property
     def measured_at(self) -> datetime:
@@ -194,5 +203,19 @@ def estimate_of(rounds: tuple[Round, ...], *, pooled: Spread | None, confidence:
     return repetition_estimate(blocks_ms, pooled=pooled, confidence=confidence)
 
 
-def verdict_of(estimate: Estimate, stopping: StoppingRule) -> Verdict:
-    return Verdict.STEADY if estimate.relative_half_width <= stopping.target else Verdict.UNSTEADY
+def was_quiet(rounds: Sequence[Round], estimate: Estimate, quiet_reference_ms: float | None) -> bool:
+    """Whether a round as good as the smallest lies between two quick readings of the reference operator.
+
+    Rounds alone cannot show what none of them was free of (docs/decisions/0033).
+    """
+    if quiet_reference_ms is None:
+        return True
+    return any(
+        r.block_ms <= estimate.high_ms
+        and max(r.reference_before_ms, r.reference_after_ms) <= QUIET * quiet_reference_ms
+        for r in rounds
+    )
+
+
+def verdict_of(estimate: Estimate, stopping: StoppingRule, *, quiet: bool) -> Verdict:
+    return Verdict.STEADY if quiet and estimate.relative_half_width <= stopping.target else Verdict.UNSTEADY

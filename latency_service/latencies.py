@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Insert, Row, Select, Table, func, insert, 
 from sqlalchemy.orm import Session
 
 from latency_contract.jobs import Failed, JobState, Lease, LeasedJob, LeaseReport
-from latency_contract.measurements import Measurement, verdict_of
+from latency_contract.measurements import Measurement
 from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import Subject
 from latency_contract.protocols import Protocol
@@ -302,7 +302,7 @@ def _check_belongs(job: OwnedJob, measured: Measurement, *, protocol: Protocol) 
             f" {protocol.statistic}. Update the agent."
         )
     rule = protocol.stopping
-    rightful = verdict_of(measured.estimate, rule)
+    rightful = measured.verdict_under(rule)
     if measured.verdict != rightful or not rule.min_rounds <= len(measured.rounds) <= rule.max_rounds:
         raise WrongMeasurement(
             f"The measurement for job {job.id} says '{measured.verdict}' after {len(measured.rounds)} rounds; under the"

@@ -113,6 +113,20 @@ def test_one_round_more_is_never_asked_for(operator: Make) -> None:
     assert (outcome.verdict, len(outcome.rounds)) == (Verdict.STEADY, 7)
 
 
+def test_a_subject_that_was_never_run_in_a_quiet_moment_goes_on_until_it_is(operator: Make) -> None:
+    """As beside a load that lasts: rounds agree with each other, and none is free of it."""
+    device = scripted(a=chain([1.6] * 5, repeat(1.0)), reference=chain([1.0], [2.0] * 5, repeat(1.0)))
+    outcome = measured(run(device, operator)[1]).measurement
+    assert outcome.latency_ms == 1.0
+    assert len(outcome.rounds) > 5
+
+
+def test_what_was_never_run_in_a_quiet_moment_is_unsteady_however_its_rounds_agree(operator: Make) -> None:
+    device = scripted(a=repeat(1.6), reference=chain([1.0], repeat(2.0)))
+    outcome = measured(run(device, operator)[1]).measurement
+    assert (outcome.verdict, len(outcome.rounds), outcome.quiet_reference_ms) == (Verdict.UNSTEADY, 8, 1.0)
+
+
 def test_a_subject_that_never_settles_is_unsteady_at_the_cap(operator: Make) -> None:
     outcome = measured(run(scripted(a=iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])), operator)[1]).measurement
     assert (outcome.verdict, len(outcome.rounds)) == (Verdict.UNSTEADY, 8)
