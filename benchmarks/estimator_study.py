@@ -11,7 +11,7 @@ repetitions. Figures, with range over conditions:
     ESTIMATOR_error_pct          95th percentile of the difference from an idle repetition, median over conditions
     interval_covers_ROUNDS       share of ordered pairs of idle repetitions of which the one holds the other's estimate
     interval_half_width_pct      median half-width after the fewest rounds, idle
-    steady_LOAD_share            share of measurements with verdict steady, after the fewest rounds, by load
+    steady_LOAD_share            share of measurements that are steady after the fewest rounds, by load
     steady_outside_LOAD_share    of those, the share whose estimate lies outside the idle interval of the same minute
     steady_error_LOAD_pct        of those, the 95th percentile of the difference from that idle estimate
 """
@@ -32,6 +32,7 @@ from benchmarks.results_file import Figure, Target, record
 from device_agents.local_device import LocalDevice
 from device_agents.turns import Plan, Visit
 from latency_contract.estimators import Estimate, half_spread, pooled_spread, repetition_estimate
+from latency_contract.measurements import QUIET
 from latency_contract.protocols import BlockStatistic, StoppingRule
 from latency_service.tflite_converter import convert
 from search_client.spaces import load_space
@@ -55,11 +56,12 @@ while True:
 
 
 class Round(NamedTuple):
-    """What may stand for a block, and the mean of its two reference readings, in ms."""
+    """What may stand for a block, and the reference operator's readings around it, in ms."""
 
     p5_ms: float
     median_ms: float
-    reference_ms: float
+    before_ms: float
+    after_ms: float
 
 
 Lease = list[list[Round]]  # of each operator, its rounds
@@ -113,8 +115,7 @@ def _measured(models: Sequence[Path], *, folder: Path, condition: str) -> Lease:
         for visit in device.run(Plan(reference, [(path, ROUNDS) for path in models], protocol), lambda: None):
             assert isinstance(visit, Visit), visit
             standing = (BlockStatistic.P5.of(visit.samples_ms), BlockStatistic.MEDIAN.of(visit.samples_ms))
-            reference_ms = fmean((visit.reference_before_ms, visit.reference_after_ms))
-            lease[visit.position].append(Round(*standing, reference_ms))
+            lease[visit.position].append(Round(*standing, visit.reference_before_ms, visit.reference_after_ms))
     assert all(len(rounds) == ROUNDS for rounds in lease), "the runner was cut off"
     return lease
 
@@ -138,7 +139,7 @@ def _load(condition: str, *, core: int | None) -> Iterator[None]:
 
 def _reference_ratio(rounds: Sequence[Round]) -> float:
     """In units of the reference operator."""
-    return median(r.median_ms / r.reference_ms for r in rounds)
+    return median(r.median_ms / fmean((r.before_ms, r.after_ms)) for r in rounds)
 
 
 ESTIMATORS: dict[str, Callable[[Sequence[Round]], float]] = {
@@ -188,8 +189,8 @@ def _intervals(idle: list[Lease]) -> dict[str, Figure]:
 def _verdicts(idle: list[Lease], loaded: list[Lease], load: str) -> dict[str, Figure]:
     steady, outside, off_pct = [], [], []
     for quiet, busy in zip(idle, loaded, strict=True):
-        both = zip(_estimates(quiet, ROUNDS), _estimates(busy, STOPPING.min_rounds), strict=True)
-        called = [(a, b) for a, b in both if b.relative_half_width <= STOPPING.target]
+        estimates = zip(_estimates(quiet, ROUNDS), _estimates(busy, STOPPING.min_rounds), strict=True)
+        called = [both for both, is_steady in zip(estimates, _steady(busy), strict=True) if is_steady]
         steady.append(len(called) / len(busy))
         outside += [not a.low_ms <= b.latency_ms <= a.high_ms for a, b in called]
         off_pct += [100 * abs(b.latency_ms / a.latency_ms - 1) for a, b in called]
@@ -200,6 +201,17 @@ def _verdicts(idle: list[Lease], loaded: list[Lease], load: str) -> dict[str, Fi
         f"steady_outside_{load}_share": Figure(share, share, share, "share"),
         f"steady_error_{load}_pct": Figure(error_pct, error_pct, max([error_pct, *off_pct]), "%"),
     }
+
+
+def _steady(lease: Lease) -> list[bool]:
+    """Which operators of a lease are steady after the fewest rounds (measurements.py)."""
+    taken = [of_one[: STOPPING.min_rounds] for of_one in lease]
+    quiet_ms = min(min(r.before_ms, r.after_ms) for of_one in taken for r in of_one)
+    return [
+        estimate.relative_half_width <= STOPPING.target
+        and any(r.p5_ms <= estimate.high_ms and max(r.before_ms, r.after_ms) <= QUIET * quiet_ms for r in of_one)
+        for of_one, estimate in zip(taken, _estimates(lease, STOPPING.min_rounds), strict=True)
+    ]
 
 
 def _compact(lease: Lease) -> list[str]:

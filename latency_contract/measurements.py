@@ -179,9 +179,13 @@ class Measurement(Contract):
     def estimate(self) -> Estimate:
         return Estimate(self.latency_ms, self.low_ms, self.high_ms)
 
+    @property
+    def was_quiet(self) -> bool:
+        return was_quiet(self.rounds, self.estimate, self.quiet_reference_ms)
+
     def verdict_under(self, stopping: StoppingRule) -> Verdict:
         """The one that is due to it."""
-        return verdict_of(self.estimate, stopping, quiet=was_quiet(self.rounds, self.estimate, self.quiet_reference_ms))
+        return verdict_of(self.estimate, stopping, quiet=self.was_quiet)
 
     @property
     def measured_at(self) -> datetime:

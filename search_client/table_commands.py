@@ -201,6 +201,12 @@ def print_measurement(key: str, measurement: Measurement) -> None:
         began, runs = f"{one.started_at:%Y-%m-%d %H:%M:%S}", one.summary_of or len(one.samples_ms)
         lines.add_row(str(number), began, str(runs), *(f"{reading:.4f}" for reading in readings))
     output.print(lines)
+    if not measurement.was_quiet:
+        output.print(
+            f"No round inside the interval lies between two readings of the reference operator near its smallest,"
+            f" {measurement.quiet_reference_ms:.4f} ms: the device was never quiet.",
+            soft_wrap=True,
+        )
     for rejected in measurement.rejected:
         began = f"{rejected.round.started_at:%Y-%m-%d %H:%M:%S}"
         output.print(f"rejected, {began}, {rejected.round.block_ms:.4f} ms: {rejected.reason}", soft_wrap=True)
