@@ -182,6 +182,7 @@ def measurement() -> Callable[..., Measurement]:
         reference_ms: float = 1.0,
         at: datetime = START,
         pooled: Spread = UNKNOWN,
+        quiet_reference_ms: float | None = None,
     ) -> Measurement:
         rounds = tuple(
             Round(started_at=START, samples_ms=(m,), reference_before_ms=reference_ms, reference_after_ms=reference_ms)
@@ -194,7 +195,12 @@ def measurement() -> Callable[..., Measurement]:
         )  # fmt: skip
         stopping = Protocol(runtime="litert", runtime_version="2.3.0").stopping
         return Measurement.from_rounds(
-            rounds, subject_id=subject_id, stopping=stopping, provenance=provenance, pooled=pooled
+            rounds,
+            subject_id=subject_id,
+            stopping=stopping,
+            provenance=provenance,
+            pooled=pooled,
+            quiet_reference_ms=quiet_reference_ms,
         )
 
     return make

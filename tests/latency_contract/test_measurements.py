@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from latency_contract.measurements import DeviceState, Measurement, RejectedRound, Round, Verdict
-from latency_contract.protocols import BlockStatistic
+from latency_contract.protocols import BlockStatistic, StoppingRule
 from tests.conftest import START
 
 Make = Callable[..., Measurement]
@@ -104,3 +104,13 @@ def test_what_stands_for_a_block_is_what_the_protocol_says(statistic: BlockStati
     assert made.block_ms == stands
     assert made.summary().block_ms == stands
     assert made.summary().statistic == statistic
+
+
+@pytest.mark.parametrize(("reference_ms", "verdict"), [(1.09, Verdict.STEADY), (1.11, Verdict.UNSTEADY)])
+def test_a_number_that_comes_from_no_quiet_moment_is_not_steady(
+    measurement: Make, reference_ms: float, verdict: Verdict
+) -> None:
+    made = measurement("1" * 64, reference_ms=reference_ms, quiet_reference_ms=1.0)
+    assert (made.verdict, made.was_quiet) == (verdict, verdict == Verdict.STEADY)
+    assert Measurement.model_validate_json(made.without_samples().model_dump_json()).was_quiet == made.was_quiet
+    assert made.verdict_under(StoppingRule()) == verdict

@@ -74,6 +74,7 @@ def rounds_about(
         subject_id=subject.id,
         stopping=PROTOCOL.stopping,
         pooled=UNKNOWN,
+        quiet_reference_ms=0.9 * speed,
         rejected=(rejected,),
         provenance=Provenance(
             device_serial=serial, os_build=f"12{text}", soc="SDM845", model_sha256="a" * 64,
