@@ -222,7 +222,7 @@ def test_a_model_that_ends_the_program_twice_is_at_fault_and_its_neighbour_is_me
     behaviour: str,
     reason: str,
 ) -> None:
-    monkeypatch.setattr("device_agents.remote_benchmark_model.block_limit_s", lambda _: 2)
+    monkeypatch.setattr("device_agents.remote_benchmark_model.block_limit_s", lambda _: 5)
     content = convert(operator(height=20))
     bad = tmp_path / f"{sha256(content)}.tflite"
     bad.write_bytes(content)
