@@ -68,9 +68,9 @@ def plan_runners(folder: Path) -> list[psutil.Process]:
     return runners
 
 
-def start_adb_agent(folder: Path, url: str, *, port: int, max_jobs: int = 16) -> Program:
+def start_adb_agent(folder: Path, url: str, *options: str, port: int, max_jobs: int = 16) -> Program:
     """An agent that measures on the device whose `adbd` is reached at a port of 127.0.0.1."""
-    device = ["--device", f"adb:127.0.0.1:{port}", "--max-jobs", str(max_jobs)]
+    device = ["--device", f"adb:127.0.0.1:{port}", "--max-jobs", str(max_jobs), *options]
     return Program("device_agents", "run", "--service", url, *device, *_places(folder), log=folder / "agent.log")
 
 

@@ -23,6 +23,7 @@ from search_client.latencies import LatencyService
 from search_client.spaces import load_space
 from tests.device_agents.replayed_phone import PROGRAMS, ReplayedPhone
 
+BRIEFLY = ("--seconds", "0.5")  # for each operator: how narrow an interval becomes is not the question here
 SMALLEST = Path(__file__).parent / "smallest.toml"
 
 pytestmark = pytest.mark.usefixtures("debian_adbd")
@@ -62,7 +63,7 @@ def test_an_agent_finishes_its_table_though_its_runner_is_killed_and_its_service
         running_service(tmp_path) as (_, url),
         running_board(tmp_path) as adbd,
         FaultyWire(int(url.rpartition(":")[2])) as to_service,
-        start_adb_agent(tmp_path, f"http://127.0.0.1:{to_service.port}", port=adbd.port, max_jobs=2) as agent,
+        start_adb_agent(tmp_path, f"http://127.0.0.1:{to_service.port}", *BRIEFLY, port=adbd.port, max_jobs=2) as agent,
         ServiceConnection(url) as connection,
     ):
         agent.wait_for_line(r"(measuring on .*)")
@@ -83,7 +84,7 @@ def test_a_phone_gives_a_table_with_its_gates_in_every_measurement(tmp_path: Pat
     phone = ReplayedPhone(tmp_path / "phone")
     operators = load_space(str(SMALLEST), classes=10).operators()[:2]
     options = ["--adb-key", str(tmp_path / "adbkey"), "--device-folder", str(tmp_path / "padnas")]
-    options += ["--benchmark-binary", str(PROGRAMS / "benchmark_model")]
+    options += ["--benchmark-binary", str(PROGRAMS / "benchmark_model"), *BRIEFLY]
     with running_service(tmp_path) as (_, url), Adbd(tmp_path / "device", environment=phone.environment) as adbd:
         device = ["--device", f"adb:127.0.0.1:{adbd.port}"]
         agent = Program("device_agents", "run", "--service", url, *device, *options, log=tmp_path / "agent.log")
