@@ -4,14 +4,42 @@ How far two readings in a row may lie apart is taken from the device's own readi
 percent and a shared host's within ten (docs/decisions/0023).
 """
 
+import time
 from collections import deque
+from collections.abc import Callable
 
 from latency_contract.fences import fences, tolerance_of
 from latency_contract.measurements import Round
 from latency_contract.protocols import Protocol
 
+LATELY_S = 600.0  # for which a quiet moment is remembered, over many leases
 NEEDED = 20  # rounds before one is judged; quartiles of fewer are chance
 REMEMBERED = 500  # newest rounds, some minutes of measuring: how the device scatters now
+
+
+class QuietReadings:
+    """The smallest reading of the reference operator on one device of late (docs/decisions/0033).
+
+    Not for ever: a device that has become slower, and stays so, is soon judged by what it is now; whether it is still
+    the device that it was is for its history.
+    """
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._smallest: deque[tuple[float, float]] = deque()  # when, and ms: those that no later one is below
+
+    def note(self, made: Round) -> None:
+        now_s, reading_ms = self._clock_s(), min(made.reference_before_ms, made.reference_after_ms)
+        while self._smallest and self._smallest[-1][1] >= reading_ms:
+            self._smallest.pop()
+        self._smallest.append((now_s, reading_ms))
+
+    @property
+    def smallest_ms(self) -> float | None:
+        """None before the first."""
+        while len(self._smallest) > 1 and self._smallest[0][0] < self._clock_s() - LATELY_S:
+            self._smallest.popleft()
+        return self._smallest[0][1] if self._smallest else None
 
 
 class Brackets:

@@ -11,7 +11,7 @@ from typing import Protocol as Interface
 
 from pydantic import TypeAdapter, ValidationError
 
-from device_agents.drift import Brackets
+from device_agents.drift import Brackets, QuietReadings
 from device_agents.errors import DeviceChanged, DeviceFault, LeaseLost, Stopped, SuspectedFault
 from device_agents.heartbeats import Heartbeat
 from device_agents.rounds import MeasuringDevice, Outcome, check_rounds, measure
@@ -65,6 +65,7 @@ class Agent:
         self._max_jobs = max_jobs
         self._looked_at = time.monotonic()
         self._brackets = Brackets()
+        self._quiet = QuietReadings()
 
     def run(self) -> None:
         """Serve until told to stop. A service that is away is waited for.
@@ -188,6 +189,7 @@ class Agent:
                 device=self._device,
                 check=check,
                 brackets=self._brackets,
+                quiet=self._quiet,
             )
 
     def _fetch(self, sha256: str, folder: Path) -> Path:

@@ -16,7 +16,7 @@ from typing import Protocol as Interface
 
 from pydantic import ValidationError
 
-from device_agents.drift import Brackets
+from device_agents.drift import Brackets, QuietReadings
 from device_agents.errors import BracketsDisagree, DeviceFault
 from device_agents.turns import Plan, Refused, Visit
 from latency_contract.errors import validation_sentence
@@ -99,11 +99,12 @@ def measure(
     device: MeasuringDevice,
     check: Callable[[], None],
     brackets: Brackets,
+    quiet: QuietReadings,
     clock_s: Callable[[], float] = time.monotonic,
 ) -> Iterator[list[Outcome]]:
     """Run rounds until every job has an outcome; yields outcomes as they come.
 
-    `models` are the jobs' TFLite files by SHA-256, named by it. `brackets` has seen the device's rounds before.
+    `models` are the jobs' TFLite files by SHA-256, named by it. `brackets` and `quiet` know its earlier rounds.
 
     Raises:
         BracketsDisagree: more rounds of a job were rejected for that than may count.
@@ -136,6 +137,7 @@ def measure(
                 if progress.disagreements > protocol.stopping.max_rounds:
                     raise _unsteady(progress, reason, suspect=models[progress.job.model_sha256])
             else:
+                quiet.note(made)
                 progress.rounds.append(made)
                 progress.before = progress.before or result.before
                 progress.after = result.after
@@ -144,7 +146,7 @@ def measure(
         fruitless = 0 if came else fruitless + 1
         if fruitless >= FRUITLESS:
             raise DeviceFault(f"The device finished no round in {FRUITLESS} attempts: {rejection or 'it was cut off'}.")
-        known = _known(lease)
+        known = _known(lease, quiet)
         judged = _judged(lease, [p for p, _ in pending], protocol, known, spent_s=clock_s() - began_s)
         pending = [(p, rounds) for p, rounds in judged if rounds]
         yield [_outcome(p, protocol, known, device.identity) for p, rounds in judged if not rounds]
@@ -180,16 +182,15 @@ def _in_parts(device: MeasuringDevice, plan: Plan, check: Callable[[], None]) ->
 
 
 class _Known(NamedTuple):
-    """What the rounds so far say of any subject of the lease."""
+    """What the rounds so far say of any subject."""
 
     pooled: Spread
-    quiet_reference_ms: float | None  # the reference operator's smallest reading
+    quiet_reference_ms: float | None  # the reference operator's smallest reading of late
 
 
-def _known(lease: Sequence[_Progress]) -> _Known:
-    readings_ms = [min(r.reference_before_ms, r.reference_after_ms) for p in lease for r in p.rounds]
+def _known(lease: Sequence[_Progress], quiet: QuietReadings) -> _Known:
     spreads = [half_spread(p.blocks_ms) for p in lease if len(p.rounds) >= MIN_ROUNDS]
-    return _Known(pooled_spread(spreads), min(readings_ms, default=None))
+    return _Known(pooled_spread(spreads), quiet.smallest_ms)
 
 
 def check_rounds(

@@ -21,7 +21,7 @@ MAX_LATENCY_MS = 600_000.0  # ten minutes; anything slower is a hung device, not
 MAX_ROUNDS = 1000
 MAX_SAMPLES = 10_000  # in one block
 MAX_REJECTED = 100  # rounds kept as evidence of what disturbed a measurement
-QUIET = 1.1  # of the reference operator's smallest reading, by which a moment is quiet
+QUIET = 1.05  # of the reference operator's smallest reading, by which a moment is quiet
 
 Milliseconds = Annotated[float, Field(gt=0, le=MAX_LATENCY_MS, allow_inf_nan=False)]
 
@@ -132,7 +132,7 @@ class Measurement(Contract):
     rounds: Annotated[tuple[Round, ...], Field(min_length=MIN_ROUNDS, max_length=MAX_ROUNDS)]
     rejected: Annotated[tuple[RejectedRound, ...], Field(max_length=MAX_REJECTED)] = ()  # evidence; not in the number
     pooled: Spread | None = None  # of the subjects measured with it; None: before decision 20, with narrower intervals
-    quiet_reference_ms: Milliseconds | None = None  # smallest reading of the reference in its lease; None: not known
+    quiet_reference_ms: Milliseconds | None = None  # smallest reading of the reference then; None: not known
     rejected_dropped: Annotated[int, Field(ge=0)] = 0  # rejected rounds that are no longer kept
     provenance: Provenance
 

@@ -2,7 +2,7 @@ from random import Random
 
 import pytest
 
-from device_agents.drift import NEEDED, REMEMBERED, Brackets
+from device_agents.drift import LATELY_S, NEEDED, REMEMBERED, Brackets, QuietReadings
 from latency_contract.measurements import Round
 from latency_contract.protocols import Protocol
 from tests.conftest import START
@@ -53,3 +53,17 @@ def test_a_device_that_has_come_to_scatter_more_widely_is_soon_judged_by_that() 
     rejected = [judged(brackets, 1.0, 1 + random.uniform(-0.1, 0.1)) is not None for _ in range(REMEMBERED)]
     assert any(rejected[:100])
     assert not any(rejected[-100:])
+
+
+def test_a_quiet_moment_is_remembered_for_a_while() -> None:
+    now_s = 0.0
+    quiet = QuietReadings(lambda: now_s)
+    assert quiet.smallest_ms is None
+    for reading_ms in (1.2, 1.0, 1.5, 1.1):
+        now_s += 1.0
+        quiet.note(Round(started_at=START, samples_ms=(1.0,), reference_before_ms=reading_ms, reference_after_ms=9.0))
+    assert quiet.smallest_ms == 1.0
+    now_s = LATELY_S + 2.5
+    assert quiet.smallest_ms == 1.1
+    now_s = 10 * LATELY_S
+    assert quiet.smallest_ms == 1.1  # there is no better one

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from device_agents import rounds
-from device_agents.drift import NEEDED, Brackets
+from device_agents.drift import NEEDED, Brackets, QuietReadings
 from device_agents.errors import BracketsDisagree, DeviceFault, Stopped, SubjectFault
 from device_agents.rounds import FRUITLESS, Outcome, check_rounds, measure
 from device_agents.turns import Visit
@@ -59,6 +59,7 @@ def run(
     leased: list[LeasedJob] | None = None,
     check: Callable[[], None] = lambda: None,
     brackets: Brackets | None = None,
+    quiet: QuietReadings | None = None,
     protocol: Protocol = PROTOCOL,
 ) -> dict[int, Outcome]:
     made, models = jobs(operator, count if leased is None else len(leased))
@@ -71,6 +72,7 @@ def run(
         device=device,
         check=check,
         brackets=Brackets() if brackets is None else brackets,
+        quiet=QuietReadings() if quiet is None else quiet,
         clock_s=lambda: float(len(device.ran)),  # a block takes a second
     )
     return {outcome.job_id: outcome for outcome in chain.from_iterable(turns)}
@@ -127,6 +129,14 @@ def test_what_was_never_run_in_a_quiet_moment_is_unsteady_however_its_rounds_agr
     assert (outcome.verdict, len(outcome.rounds), outcome.quiet_reference_ms) == (Verdict.UNSTEADY, 8, 1.0)
 
 
+def test_a_lease_that_was_loaded_as_a_whole_is_judged_by_a_quiet_moment_before_it(operator: Make) -> None:
+    quiet = QuietReadings()
+    run(scripted(a=repeat(1.0)), operator, quiet=quiet)
+    loaded = scripted(a=repeat(1.07), reference=repeat(1.07))
+    outcome = measured(run(loaded, operator, quiet=quiet)[1]).measurement
+    assert (outcome.verdict, outcome.quiet_reference_ms) == (Verdict.UNSTEADY, 1.0)
+
+
 def test_a_subject_that_never_settles_is_unsteady_at_the_cap(operator: Make) -> None:
     outcome = measured(run(scripted(a=iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])), operator)[1]).measurement
     assert (outcome.verdict, len(outcome.rounds)) == (Verdict.UNSTEADY, 8)
@@ -178,10 +188,10 @@ def test_a_large_budget_ends_at_the_cap(operator: Make) -> None:
 
 
 def test_every_round_keeps_its_samples_and_its_reference_readings(operator: Make) -> None:
-    device = scripted(reference=iter([1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]), a=repeat(4.0))
+    device = scripted(reference=iter([1.0, 1.01, 1.02, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9]), a=repeat(4.0))
     rounds = measured(run(device, operator)[1]).measurement.rounds
     assert rounds[0].samples_ms == (6.0, 4.0, 3.6)
-    assert [(r.reference_before_ms, r.reference_after_ms) for r in rounds[:2]] == [(1.0, 1.1), (1.1, 1.2)]
+    assert [(r.reference_before_ms, r.reference_after_ms) for r in rounds[:2]] == [(1.0, 1.01), (1.01, 1.02)]
 
 
 def test_provenance_names_what_could_not_be_read(operator: Make) -> None:

@@ -106,7 +106,7 @@ def test_what_stands_for_a_block_is_what_the_protocol_says(statistic: BlockStati
     assert made.summary().statistic == statistic
 
 
-@pytest.mark.parametrize(("reference_ms", "verdict"), [(1.09, Verdict.STEADY), (1.11, Verdict.UNSTEADY)])
+@pytest.mark.parametrize(("reference_ms", "verdict"), [(1.04, Verdict.STEADY), (1.06, Verdict.UNSTEADY)])
 def test_a_number_that_comes_from_no_quiet_moment_is_not_steady(
     measurement: Make, reference_ms: float, verdict: Verdict
 ) -> None:
