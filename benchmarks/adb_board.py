@@ -2,6 +2,7 @@
 
 import secrets
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,14 +59,16 @@ def running_board(folder: Path) -> Iterator[Board]:
         yield board
 
 
-def plan_runners(folder: Path) -> list[psutil.Process]:
-    """What runs a plan now on the board whose device folder is in `folder`."""
-    runners = []
-    for process in psutil.process_iter(["cmdline"]):
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if (process.info["cmdline"] or [])[-2:] == ["plan", "steps"] and process.cwd().startswith(f"{folder}/"):
-                runners.append(process)
-    return runners
+def running_plan(folder: Path, *, patience_s: float) -> psutil.Process | None:
+    """What runs a plan on the board whose device folder is in `folder`, once anything does; None if nothing comes."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        for process in psutil.process_iter(["cmdline"]):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if (process.info["cmdline"] or [])[-2:] == ["plan", "steps"] and process.cwd().startswith(f"{folder}/"):
+                    return process
+        time.sleep(0.02)
+    return None
 
 
 def start_adb_agent(folder: Path, url: str, *options: str, port: int, max_jobs: int = 16) -> Program:

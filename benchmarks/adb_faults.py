@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 from sqlalchemy import select
 
-from benchmarks.adb_board import Board, plan_runners, running_board, start_farm
+from benchmarks.adb_board import Board, running_board, running_plan, start_farm
 from benchmarks.faulty_wire import Direction, Fault, FaultyWire
 from benchmarks.processes import Program, running_service
 from benchmarks.results_file import Figure, Target, record
@@ -172,14 +172,12 @@ class _Bench:
 
     def _kill_runner(self) -> bool:
         """What runs plans in the device's folder, once anything does."""
-        deadline = time.monotonic() + STRIKE_S
-        while time.monotonic() < deadline:
-            runners = plan_runners(self._folder)
-            if runners:
-                self._generator.choice(runners).kill()
-                return True
-            time.sleep(0.05)
-        return False
+        runner = running_plan(self._folder, patience_s=STRIKE_S)
+        if runner is None:
+            return False
+        with suppress(psutil.NoSuchProcess):
+            runner.kill()
+        return True
 
     def _kill_service(self) -> bool:
         port = int(self._url.rpartition(":")[2])

@@ -23,16 +23,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import permutations
+from itertools import chain, permutations
 from pathlib import Path
 from statistics import fmean, median, quantiles
-from typing import NamedTuple
 
 from benchmarks.results_file import Figure, Target, record
+from device_agents.drift import QuietReadings
 from device_agents.local_device import LocalDevice
+from device_agents.rounds import round_of
 from device_agents.turns import Plan, Visit
-from latency_contract.estimators import Estimate, half_spread, pooled_spread, repetition_estimate
-from latency_contract.measurements import QUIET
+from latency_contract.estimators import Estimate, half_spread, pooled_spread
+from latency_contract.measurements import Round, Verdict, estimate_of, verdict_of
 from latency_contract.protocols import BlockStatistic, StoppingRule
 from latency_service.tflite_converter import convert
 from search_client.spaces import load_space
@@ -53,15 +54,6 @@ print("busy", flush=True)
 while True:
     block = bytearray(block)
 """
-
-
-class Round(NamedTuple):
-    """What may stand for a block, and the reference operator's readings around it, in ms."""
-
-    p5_ms: float
-    median_ms: float
-    before_ms: float
-    after_ms: float
 
 
 Lease = list[list[Round]]  # of each operator, its rounds
@@ -114,8 +106,7 @@ def _measured(models: Sequence[Path], *, folder: Path, condition: str) -> Lease:
         lease: Lease = [[] for _ in models]
         for visit in device.run(Plan(reference, [(path, ROUNDS) for path in models], protocol), lambda: None):
             assert isinstance(visit, Visit), visit
-            standing = (BlockStatistic.P5.of(visit.samples_ms), BlockStatistic.MEDIAN.of(visit.samples_ms))
-            lease[visit.position].append(Round(*standing, visit.reference_before_ms, visit.reference_after_ms))
+            lease[visit.position].append(round_of(visit, BlockStatistic.P5))
     assert all(len(rounds) == ROUNDS for rounds in lease), "the runner was cut off"
     return lease
 
@@ -137,18 +128,31 @@ def _load(condition: str, *, core: int | None) -> Iterator[None]:
             load.kill()
 
 
+def _p5_ms(rounds: Sequence[Round]) -> list[float]:
+    return [r.block_ms for r in rounds]
+
+
+def _medians_ms(rounds: Sequence[Round]) -> list[float]:
+    return [BlockStatistic.MEDIAN.of(r.samples_ms) for r in rounds]
+
+
+def _lower_quartile(blocks_ms: Sequence[float]) -> float:
+    return quantiles(blocks_ms, n=4, method="inclusive")[0]
+
+
 def _reference_ratio(rounds: Sequence[Round]) -> float:
     """In units of the reference operator."""
-    return median(r.median_ms / fmean((r.before_ms, r.after_ms)) for r in rounds)
+    readings_ms = [fmean((r.reference_before_ms, r.reference_after_ms)) for r in rounds]
+    return median(ms / reference_ms for ms, reference_ms in zip(_medians_ms(rounds), readings_ms, strict=True))
 
 
 ESTIMATORS: dict[str, Callable[[Sequence[Round]], float]] = {
-    "minimum_of_p5": lambda rounds: min(r.p5_ms for r in rounds),
-    "minimum_of_median": lambda rounds: min(r.median_ms for r in rounds),
-    "lower_quartile_of_p5": lambda rounds: quantiles([r.p5_ms for r in rounds], n=4, method="inclusive")[0],
-    "lower_quartile_of_median": lambda rounds: quantiles([r.median_ms for r in rounds], n=4, method="inclusive")[0],
-    "median_of_p5": lambda rounds: median(r.p5_ms for r in rounds),
-    "median_of_median": lambda rounds: median(r.median_ms for r in rounds),
+    "minimum_of_p5": lambda rounds: min(_p5_ms(rounds)),
+    "minimum_of_median": lambda rounds: min(_medians_ms(rounds)),
+    "lower_quartile_of_p5": lambda rounds: _lower_quartile(_p5_ms(rounds)),
+    "lower_quartile_of_median": lambda rounds: _lower_quartile(_medians_ms(rounds)),
+    "median_of_p5": lambda rounds: median(_p5_ms(rounds)),
+    "median_of_median": lambda rounds: median(_medians_ms(rounds)),
     "reference_ratio": _reference_ratio,
 }
 
@@ -168,9 +172,9 @@ def _errors(leases: dict[str, list[Lease]]) -> dict[str, Figure]:
 
 
 def _estimates(lease: Lease, rounds: int) -> list[Estimate]:
-    blocks_ms = [[r.p5_ms for r in of_one[:rounds]] for of_one in lease]
-    pooled = pooled_spread([half_spread(of_one) for of_one in blocks_ms])
-    return [repetition_estimate(of_one, pooled=pooled, confidence=STOPPING.confidence) for of_one in blocks_ms]
+    taken = [tuple(of_one[:rounds]) for of_one in lease]
+    pooled = pooled_spread([half_spread(_p5_ms(of_one)) for of_one in taken])
+    return [estimate_of(of_one, pooled=pooled, confidence=STOPPING.confidence) for of_one in taken]
 
 
 def _intervals(idle: list[Lease]) -> dict[str, Figure]:
@@ -204,16 +208,18 @@ def _verdicts(idle: list[Lease], loaded: list[Lease], load: str) -> dict[str, Fi
 
 
 def _steady(lease: Lease) -> list[bool]:
-    """Which operators of a lease are steady after the fewest rounds (measurements.py)."""
+    """Which operators of a lease are steady after the fewest rounds, by an agent that knows this lease alone."""
     taken = [of_one[: STOPPING.min_rounds] for of_one in lease]
-    quiet_ms = min(min(r.before_ms, r.after_ms) for of_one in taken for r in of_one)
+    quiet = QuietReadings()
+    for made in chain.from_iterable(taken):
+        quiet.note(made)
     return [
-        estimate.relative_half_width <= STOPPING.target
-        and any(r.p5_ms <= estimate.high_ms and max(r.before_ms, r.after_ms) <= QUIET * quiet_ms for r in of_one)
+        verdict_of(of_one, estimate, stopping=STOPPING, quiet_reference_ms=quiet.smallest_ms) == Verdict.STEADY
         for of_one, estimate in zip(taken, _estimates(lease, STOPPING.min_rounds), strict=True)
     ]
 
 
 def _compact(lease: Lease) -> list[str]:
     """An operator a line: fifth percentile and median of its blocks, in microseconds."""
-    return [" ".join(f"{1000 * r.p5_ms:.2f}/{1000 * r.median_ms:.2f}" for r in rounds) for rounds in lease]
+    pairs = [zip(_p5_ms(rounds), _medians_ms(rounds), strict=True) for rounds in lease]
+    return [" ".join(f"{1000 * p5_ms:.2f}/{1000 * median_ms:.2f}" for p5_ms, median_ms in of_one) for of_one in pairs]

@@ -242,7 +242,7 @@ def _run_block(invoke: Invoke, plan: dict[str, Any], block_ms: float) -> list[fl
     """Warm up, then time runs until `block_ms` is over: milliseconds of each.
 
     Of long runs, that is the time for which this thread had its core: what another program has taken meanwhile is not
-    in it (docs/decisions/0031). Of short ones few meet another program, and the median does not see them.
+    in it (docs/decisions/0031). Of short ones few meet another program, and what stands for a block does not see them.
     """
     now = time.perf_counter_ns
     warm_from = warm_to = now()

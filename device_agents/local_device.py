@@ -72,13 +72,7 @@ class LocalDevice:
             kind=DeviceKind.LOCAL,
             soc=self.identity.soc,
             os_build=self.identity.os_build,
-            protocol=Protocol(
-                runtime=RUNTIME,
-                runtime_version=runtime_version(),
-                cores=Cores.UNPINNED if self.core is None else Cores.ONE_LARGE,
-                core_mask=self.identity.core_mask,
-                statistic=BlockStatistic.P5,
-            ),
+            protocol=litert_protocol(runtime_version(), core_mask=self.identity.core_mask),
         )
 
     def state(self) -> DeviceState:
@@ -114,6 +108,17 @@ class LocalDevice:
             if not reader.done:  # it died, or is in the middle of what nobody waits for any more
                 runner.end()
                 self._runner = None
+
+
+def litert_protocol(version: str, *, core_mask: str) -> Protocol:
+    """What litert_runner.py measures under, here and on boards. No mask: on systems that cannot pin."""
+    return Protocol(
+        runtime=RUNTIME,
+        runtime_version=version,
+        cores=Cores.ONE_LARGE if core_mask else Cores.UNPINNED,
+        core_mask=core_mask,
+        statistic=BlockStatistic.P5,
+    )
 
 
 class RunnerEnded(Exception):

@@ -16,12 +16,12 @@ from device_agents.benchmark_model import Build, build_of, elf_machine, fault_of
 from device_agents.benchmark_output import Program
 from device_agents.enrolment import Enrolment, LiteRT, enrol
 from device_agents.errors import DeviceFault
-from device_agents.local_device import DISTRIBUTION, RUNTIME
+from device_agents.local_device import DISTRIBUTION, litert_protocol
 from device_agents.remote_benchmark_model import RemoteBenchmarkModel
 from device_agents.remote_litert import RemoteLiteRT
 from device_agents.rounds import Identity
 from latency_contract.devices import DeviceKind, DeviceReport
-from latency_contract.protocols import BlockStatistic, Protocol
+from latency_contract.protocols import Protocol
 
 PROBE_MODEL = Path(__file__).parent / "probe.tflite"  # one ReLU, to see what a program prints
 PROBE_S = 60.0
@@ -78,12 +78,7 @@ def _open(link: AdbLink, benchmark_binary: Path | None, folder: str | None) -> A
 
 def _with_litert(link: AdbLink, enrolment: Enrolment, litert: LiteRT, folder: str) -> AdbDevice:
     """As this machine is measured, so that a board and a computer of one kind have one protocol."""
-    protocol = Protocol(
-        runtime=RUNTIME,
-        runtime_version=litert.version,
-        core_mask=enrolment.core_mask,
-        statistic=BlockStatistic.P5,
-    )
+    protocol = litert_protocol(litert.version, core_mask=enrolment.core_mask)
     runner = f"{DISTRIBUTION} {litert.version} (Python {litert.python})"
     return AdbDevice(
         link,

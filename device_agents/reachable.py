@@ -77,7 +77,7 @@ class ReadyDevices:
         parse_addresses(tcp)
         self._tcp = tcp
         self._keys = keys
-        self._said: dict[AdbTarget, State | str] = {}
+        self._said: dict[AdbTarget, str] = {}  # what about: its state, or where else it is measured
         self._serials: dict[str, str] = {}  # of the devices that were named
 
     def __call__(self, at_work: Collection[str]) -> list[str]:
@@ -104,7 +104,7 @@ class ReadyDevices:
                     taken[device.serial] = name
         return ready
 
-    def _say_once(self, target: AdbTarget, subject: State | str, sentence: str) -> None:
+    def _say_once(self, target: AdbTarget, subject: str, sentence: str) -> None:
         if self._said.get(target) != subject:
             log.warning("%s", sentence)
         self._said[target] = subject

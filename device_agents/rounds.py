@@ -32,7 +32,6 @@ from latency_contract.measurements import (
     Verdict,
     estimate_of,
     verdict_of,
-    was_quiet,
 )
 from latency_contract.protocols import BlockStatistic, Protocol, StoppingRule
 
@@ -126,7 +125,7 @@ def measure(
                 came += 1
                 continue
             blocks_s += result.took_s
-            made = _round(result, protocol.statistic)
+            made = round_of(result, protocol.statistic)
             disagreement = None if result.rejected else brackets.disagreement(made, protocol=protocol)
             if reason := result.rejected or disagreement:
                 rejection = reason
@@ -209,7 +208,7 @@ def check_rounds(
             if isinstance(result, Refused):
                 raise DeviceFault(f"The reference operator does not run here: {result.reason}")
             if result.rejected is None:
-                rounds.append(_round(result, protocol.statistic))
+                rounds.append(round_of(result, protocol.statistic))
             else:
                 rejection = result.rejected
         if len(rounds) >= protocol.stopping.min_rounds:
@@ -263,7 +262,7 @@ def _towards_target(progress: _Progress, rule: StoppingRule, known: _Known) -> i
     if not _may_stop(progress, rule):
         return _lacking(progress, rule)
     done, estimate = len(progress.rounds), _estimate(progress, rule, known.pooled)
-    verdict = verdict_of(estimate, rule, quiet=was_quiet(progress.rounds, estimate, known.quiet_reference_ms))
+    verdict = verdict_of(progress.rounds, estimate, stopping=rule, quiet_reference_ms=known.quiet_reference_ms)
     if verdict == Verdict.STEADY or done >= rule.max_rounds:
         return 0
     width = estimate.relative_half_width
@@ -285,7 +284,7 @@ def _estimate(progress: _Progress, rule: StoppingRule, pooled: Spread) -> Estima
     return estimate_of(tuple(progress.rounds), pooled=pooled, confidence=rule.confidence)
 
 
-def _round(visit: Visit, statistic: BlockStatistic) -> Round:
+def round_of(visit: Visit, statistic: BlockStatistic) -> Round:
     """Raises DeviceFault for a reading that cannot be a time: 0, negative, infinite or not a number."""
     try:
         return Round(

@@ -166,6 +166,14 @@ class Calibration(Contract):
         return self
 
 
+def newest(history: Sequence[Calibration]) -> list[Calibration]:
+    """Of calibrations that come with the newest first, the first for each set of operators."""
+    first = dict[frozenset[str], Calibration]()
+    for one in history:
+        first.setdefault(frozenset(one.measurements), one)
+    return list(first.values())
+
+
 def choose_form(terms: Sequence[Terms], latencies_ms: Sequence[float]) -> Form:
     """The plain sum, unless a richer form wins clearly on networks that it has not seen.
 

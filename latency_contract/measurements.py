@@ -157,7 +157,7 @@ class Measurement(Contract):
             low_ms=estimate.low_ms,
             high_ms=estimate.high_ms,
             confidence=stopping.confidence,
-            verdict=verdict_of(estimate, stopping, quiet=was_quiet(rounds, estimate, quiet_reference_ms)),
+            verdict=verdict_of(rounds, estimate, stopping=stopping, quiet_reference_ms=quiet_reference_ms),
             rounds=rounds,
             pooled=pooled,
             quiet_reference_ms=quiet_reference_ms,
@@ -185,7 +185,7 @@ class Measurement(Contract):
 
     def verdict_under(self, stopping: StoppingRule) -> Verdict:
         """The one that is due to it."""
-        return verdict_of(self.estimate, stopping, quiet=self.was_quiet)
+        return verdict_of(self.rounds, self.estimate, stopping=stopping, quiet_reference_ms=self.quiet_reference_ms)
 
     @property
     def measured_at(self) -> datetime:
@@ -221,5 +221,8 @@ def was_quiet(rounds: Sequence[Round], estimate: Estimate, quiet_reference_ms: f
     )
 
 
-def verdict_of(estimate: Estimate, stopping: StoppingRule, *, quiet: bool) -> Verdict:
-    return Verdict.STEADY if quiet and estimate.relative_half_width <= stopping.target else Verdict.UNSTEADY
+def verdict_of(
+    rounds: Sequence[Round], estimate: Estimate, *, stopping: StoppingRule, quiet_reference_ms: float | None
+) -> Verdict:
+    narrow = estimate.relative_half_width <= stopping.target
+    return Verdict.STEADY if narrow and was_quiet(rounds, estimate, quiet_reference_ms) else Verdict.UNSTEADY

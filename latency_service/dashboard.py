@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from latency_contract.calibrations import Calibration
+from latency_contract.calibrations import Calibration, newest
 from latency_contract.comparisons import Compared, KnownLatency, compare_latencies
 from latency_contract.devices import Unit as UnitReading
 from latency_contract.devices import UnitComparison
@@ -103,15 +103,15 @@ class TableView(NamedTuple):
     table: Table
     heat_map: HeatMap
     lines: Page[Line]
-    calibrations: Sequence[Calibration]  # the newest of each space
+    calibrations: Sequence[Calibration]  # the newest for each set of operators
 
 
 def table(session: Session, table_id: str, *, version: int | None, page: int) -> TableView:
     """Raises UnknownTable."""
     found = tables.find(session, table_id, version=version)
     drawn = heat_map(found.entries)
-    newest = {one.space: one for one in reversed(calibrations.history(session, found))}
-    return TableView(found, drawn, page_of(drawn.lines, page, size=LINES), list(newest.values()))
+    calibrated = newest(calibrations.history(session, found))
+    return TableView(found, drawn, page_of(drawn.lines, page, size=LINES), calibrated)
 
 
 class MeasurementView(NamedTuple):

@@ -104,13 +104,14 @@ def given_table(service: str | None, table: str | None, *, device: str | None, c
         return latencies.published()
 
 
-def is_table_file(name: str) -> bool:
-    return Path(name).is_file()
+def rounds_kept_by(service: str | None, table: str | None) -> str | None:
+    """The service that has the rounds of a table that was given so; None for a file."""
+    return None if table is not None and Path(table).is_file() else service
 
 
 def named_table(name: str, service: str | None) -> AnyTable:
     """A file, or a published table of the service. Raises ValueError."""
-    if is_table_file(name):
+    if Path(name).is_file():
         return read_table(Path(name))
     if service is None:
         raise ValueError(f"{name} is no file. For a table of a service, give --service URL.")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
-from latency_contract.calibrations import Calibration, CalibrationRequest
+from latency_contract.calibrations import Calibration, CalibrationRequest, newest
 from latency_contract.connection import NotThisService, ServiceConnection, ServiceUnreachable
 from latency_contract.devices import Device, UnitComparison
 from latency_contract.measurements import Measurement
@@ -272,8 +272,7 @@ def with_calibrations(connection: ServiceConnection, table: Table) -> Table:
     """A published version with what calibrates it: the newest for each set of operators."""
     path = f"/v1/tables/{table.table_id}/versions/{table.version}/calibrations"
     history = TypeAdapter(list[Calibration]).validate_json(connection.request("GET", path).content)
-    newest = {frozenset(one.measurements): one for one in reversed(history)}
-    return table.with_calibrations(sorted(newest.values(), key=history.index))
+    return table.with_calibrations(newest(history))
 
 
 def _all_measured(answer: LatencyAnswer) -> bool:

@@ -27,10 +27,10 @@ from search_client.command_line import (
     WidthOption,
     errors_are_sentences,
     given_table,
-    is_table_file,
     latency_service,
     named_table,
     output,
+    rounds_kept_by,
 )
 from search_client.imported_tables import (
     AnyTable,
@@ -101,8 +101,7 @@ def show(
     """Show the last published table of a device, or another one; with --operator, one entry with its rounds."""
     shown = given_table(service, table, device=device, client="table-show")
     if operator is not None:
-        of_file = table is not None and is_table_file(table)
-        _show_entry(shown, operator, service=None if of_file else service, as_json=as_json)
+        _show_entry(shown, operator, service=rounds_kept_by(service, table), as_json=as_json)
         return
     if as_json:
         typer.echo(shown.model_dump_json())
@@ -272,8 +271,9 @@ def export(
     from search_client.table_export import proxylessnas
 
     flavour = Flavour.MBV3 if as_format is ExportFormat.YAML_MBV3 else Flavour.PROXYLESSNAS
-    if isinstance(chosen, Table) and service is not None and not (table is not None and is_table_file(table)):
-        with ServiceConnection(service) as connection:
+    keeper = rounds_kept_by(service, table)
+    if isinstance(chosen, Table) and keeper is not None:
+        with ServiceConnection(keeper) as connection:
             written = proxylessnas(chosen, flavour, measurements=_measurements(connection, chosen))
     else:
         written = proxylessnas(chosen, flavour)

@@ -1,7 +1,6 @@
 """A table through a real `adbd`, with the programs as a farm runs them, while its parts are killed."""
 
 import re
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from benchmarks.adb_board import plan_runners, running_board, start_adb_agent, start_farm
+from benchmarks.adb_board import running_board, running_plan, start_adb_agent, start_farm
 from benchmarks.debian_adbd import Adbd
 from benchmarks.faulty_wire import Fault, FaultyWire
 from benchmarks.processes import Program, running_service
@@ -69,7 +68,9 @@ def test_an_agent_finishes_its_table_though_its_runner_is_killed_and_its_service
         agent.wait_for_line(r"(measuring on .*)")
         service = LatencyService(connection, device=None, client="test")
         service.request(operators, purpose=Purpose.TABLE)
-        _kill_runner(tmp_path)
+        runner = running_plan(tmp_path, patience_s=60)
+        assert runner is not None, "no runner was started"
+        runner.kill()
         to_service.inject(Fault.REFUSE)
         to_service.inject(Fault.CUT)
         agent.wait_for_line(r"(?i)(cannot be reached|does not answer|not reachable|trying again)")
@@ -110,17 +111,6 @@ def test_a_phone_gives_a_table_with_its_gates_in_every_measurement(tmp_path: Pat
         assert provenance.unreadable == ()
         assert all(r.summary_of is not None and r.summary_of >= 5 for r in measurement.rounds)
     assert sum(int(n) for n in re.findall(r"(\d+) subjects in", agent.log.read_text())) >= len(operators)
-
-
-def _kill_runner(folder: Path) -> None:
-    """Once there is one."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for runner in plan_runners(folder):
-            runner.kill()
-            return
-        time.sleep(0.02)
-    pytest.fail("no runner was started")
 
 
 def _times_measured(folder: Path) -> dict[str, int]:

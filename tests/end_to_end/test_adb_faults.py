@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from benchmarks.adb_board import Board, plan_runners, running_board
+from benchmarks.adb_board import Board, running_board, running_plan
 from benchmarks.faulty_wire import Fault, FaultyWire
 from benchmarks.processes import running_service
 from device_agents import adb, adb_device
@@ -66,7 +66,9 @@ def board(tmp_path: Path) -> Iterator[Board]:
 
 def test_a_device_that_becomes_full_is_waited_for(service: Service, board: Board, tmp_path: Path) -> None:
     with building(FULL, service, port=board.port, folder=tmp_path, max_jobs=1) as fault:
-        wait_for_runner(tmp_path)  # of the first one; the model of the other finds no room
+        assert (
+            running_plan(tmp_path, patience_s=PATIENCE_S) is not None
+        )  # of the first one; the model of the other finds no room
         board.fill_up()
         assert "has 0 MB free" in fault()
         board.clear_up()
@@ -75,7 +77,7 @@ def test_a_device_that_becomes_full_is_waited_for(service: Service, board: Board
 
 def test_a_device_that_reboots_goes_on_with_what_is_missing(service: Service, board: Board, tmp_path: Path) -> None:
     with building(REBOOTED, service, port=board.port, folder=tmp_path) as fault:
-        wait_for_runner(tmp_path)
+        assert running_plan(tmp_path, patience_s=PATIENCE_S) is not None
         board.reboot()
         assert "rebooted in the middle of a run" in fault()
     assert_each_is_measured_once(REBOOTED, service)
@@ -88,7 +90,7 @@ def test_a_network_that_is_away_for_longer_than_a_link_is_waited_for_opens_the_b
         FaultyWire(board.port) as wire,
         building(AWAY, service, port=wire.port, folder=tmp_path) as fault,
     ):
-        wait_for_runner(tmp_path)
+        assert running_plan(tmp_path, patience_s=PATIENCE_S) is not None
         wire.inject(Fault.REFUSE)
         wire.inject(Fault.CUT)
         assert re.search("cannot be reached|broke", fault())
@@ -105,7 +107,7 @@ def test_a_device_that_no_longer_knows_the_key_is_measured_again_once_somebody_a
             AdbLink(parse_target(f"adb:127.0.0.1:{phone.port}"), keys=key).connect()
         phone.accept.set()
         with building(LOCKED, service, port=phone.port, folder=tmp_path) as fault:
-            wait_for_runner(tmp_path)
+            assert running_plan(tmp_path, patience_s=PATIENCE_S) is not None
             phone.withdraw()
             assert "does not know the key" in fault()
             phone.accept.set()
@@ -168,13 +170,6 @@ class LastFault:
             except ServiceRefused:
                 assert time.monotonic() < deadline, "the agent did not report its device"
                 time.sleep(0.1)
-
-
-def wait_for_runner(folder: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not plan_runners(folder):
-        assert time.monotonic() < deadline, "no runner was started"
-        time.sleep(0.02)
 
 
 def assert_each_is_measured_once(operators: Sequence[Operator], service: Service) -> None:

@@ -85,10 +85,10 @@ def rounds_about(
 
 
 def store(
-    session: Session, operators: Sequence[Subject], made: Sequence[Measurement], *, model: str, now: datetime
+    session: Session, subjects: Sequence[Subject], made: Sequence[Measurement], *, model: str, now: datetime
 ) -> None:
     """Jobs that are done, and their measurements."""
-    store_subjects(session, operators)
+    store_subjects(session, subjects)
     table = {"device_model": model, "protocol_id": PROTOCOL.id}
     jobs = [
         JobRow(**table, subject_id=m.subject_id, precision="float32", state=JobState.DONE, priority=1, created_at=now)

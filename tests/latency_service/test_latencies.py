@@ -285,28 +285,35 @@ def test_a_verdict_that_the_protocol_does_not_give_is_refused(
     assert laboratory.stored() == 0
 
 
-def test_an_interval_as_agents_made_it_before_spreads_were_pooled_is_refused(
-    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement
+def without_pooled(honest: Measurement) -> Measurement:
+    return honest.model_copy(update={"pooled": None})
+
+
+def by_fifth_percentiles(honest: Measurement) -> Measurement:
+    rounds = tuple(r.model_copy(update={"statistic": BlockStatistic.P5}) for r in honest.rounds)
+    return honest.model_copy(update={"rounds": rounds})
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (without_pooled, "Update the agent"),
+        (by_fifth_percentiles, "something else stands for a block than the protocol's median"),
+    ],
+)
+def test_a_number_that_was_made_in_another_way_than_the_protocols_is_refused(
+    laboratory: Laboratory,
+    operator: Make,
+    measurement: MakeMeasurement,
+    changed: Callable[[Measurement], Measurement],
+    says: str,
 ) -> None:
+    """As old agents made intervals, or by another number for a block."""
     laboratory.ask(operator(), queue_missing=True)
     lease = laboratory.leased()
     honest = result(lease, measurement)
-    narrow = honest.model_copy(update={"measurement": honest.measurement.model_copy(update={"pooled": None})})
-    with pytest.raises(WrongMeasurement, match="Update the agent"):
-        laboratory.accept(lease, narrow)
-    assert laboratory.stored() == 0
-
-
-def test_a_block_that_is_stood_for_by_something_else_than_the_protocol_says_is_refused(
-    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement
-) -> None:
-    laboratory.ask(operator(), queue_missing=True)
-    lease = laboratory.leased()
-    honest = result(lease, measurement)
-    rounds = tuple(r.model_copy(update={"statistic": BlockStatistic.P5}) for r in honest.measurement.rounds)
-    other = honest.model_copy(update={"measurement": honest.measurement.model_copy(update={"rounds": rounds})})
-    with pytest.raises(WrongMeasurement, match="something else stands for a block than the protocol's median"):
-        laboratory.accept(lease, other)
+    with pytest.raises(WrongMeasurement, match=says):
+        laboratory.accept(lease, honest.model_copy(update={"measurement": changed(honest.measurement)}))
     assert laboratory.stored() == 0
 
 
