@@ -20,6 +20,11 @@ def program() -> Path:
     return unpacked("caddy", ["caddy"]) / "usr" / "bin" / "caddy"
 
 
+def words(caddyfile: Path | str) -> list[str]:
+    """As in docker-compose.yml."""
+    return ["run", "--config", str(caddyfile), "--adapter", "caddyfile"]
+
+
 def on_this_machine(caddyfile: str, addresses: Mapping[str, int]) -> str:
     """A Caddyfile with `HOST:PORT` of each container said as a port of 127.0.0.1, and listening there alone."""
     for name, port in addresses.items():
@@ -32,7 +37,7 @@ def on_this_machine(caddyfile: str, addresses: Mapping[str, int]) -> str:
 def running_caddy(folder: Path, addresses: Mapping[str, int], *, port: int) -> Iterator[str]:
     """Gives the proxy's address once it answers, whoever is behind it."""
     (folder / "Caddyfile").write_text(on_this_machine(CADDYFILE.read_text(), addresses))
-    command = [str(program()), "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
+    command = [str(program()), *words(folder / "Caddyfile")]
     own = {name: str(folder) for name in ("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")}
     url = f"http://127.0.0.1:{port}"
     with Command(*command, log=folder / "caddy.log", environment=own | {"PADNAS_PORT": str(port)}) as caddy:

@@ -52,6 +52,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """An older program knows no drift: what a unit measured after it had changed counts there again, and goes on to."""
     op.drop_table("reference_readings")
     op.drop_column("measurements", "drifted")
     op.drop_column("devices", "quarantine")

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from benchmarks.debian_caddy import running_caddy
+from benchmarks.debian_caddy import running_caddy, words
 from benchmarks.postgresql import PostgresqlServer
 from benchmarks.processes import Command, free_port
 from latency_contract.connection import ServiceConnection
@@ -104,6 +104,7 @@ def test_a_client_measures_through_the_proxy_and_does_not_notice_a_killed_replic
             token = containers.run("migrate", "padnas-service", "token", "create", "--role", role, "--name", role)
             (tmp_path / f"{role}-token").write_text(token)
         replica, *_ = stack.enter_context(containers.up("service-1", "service-2", "converter"))
+        assert SERVICES["proxy"]["command"] == ["caddy", *words("/etc/caddy/Caddyfile")]
         ports = {f"{name}:8000": port for name, port in containers.ports.items() if name != "proxy"}
         url = stack.enter_context(running_caddy(tmp_path, ports, port=containers.ports["proxy"]))
         stack.enter_context(containers.up("agent"))

@@ -1,4 +1,6 @@
-"""A farm to look at: two phone models with tables, a resting unit, failed jobs, searches; and names that mean harm."""
+"""A farm to look at: two phone models with tables, a unit that rests and one in quarantine, failed jobs, searches; and
+names that mean harm.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -8,7 +10,8 @@ from random import Random
 from sqlalchemy.orm import Session
 
 from latency_contract.calibrations import CalibrationRequest
-from latency_contract.devices import DeviceKind, DeviceReport
+from latency_contract.canonical import canonical_json
+from latency_contract.devices import DeviceKind, DeviceReport, Quarantine
 from latency_contract.estimators import UNKNOWN
 from latency_contract.jobs import JobState
 from latency_contract.measurements import DeviceState, Measurement, Provenance, RejectedRound, Round
@@ -136,6 +139,14 @@ def queued(session: Session, operator: IBConv, *, model: str, now: datetime, **c
     session.add(JobRow(**{**fields, "state": JobState.QUEUED, "priority": 1, "created_at": now} | columns))
 
 
+def quarantine(*, now: datetime, text: str) -> Quarantine:
+    return Quarantine(
+        protocol_id=PROTOCOL.id, reason=f"the reference operator takes 21 % longer than usual; let it cool down{text}",
+        since=now - timedelta(minutes=50), imposed_at=now - timedelta(minutes=40), low_ms=0.52, usual_ms=0.54,
+        high_ms=0.57, failed_checks=2, check_at=now + timedelta(minutes=9),
+    )  # fmt: skip
+
+
 def search(name: str, *, state: SearchState, now: datetime, text: str = "") -> SearchReport:
     return SearchReport(
         name=f"{name}{text}"[:100], device="Pixel 3", space=f"basic{text}"[:100], state=state,
@@ -172,6 +183,8 @@ def fill(database: Database, operators: Operators, *, now: datetime, text: str =
             resting.blocked_until = None
             fault = f"the phone is unauthorized: unlock it and allow USB debugging for this computer{text}"
             devices.open_breaker(resting, fault=fault, settings=settings, random=random, now=now)
+        held = unit(session, "1C091FDF2", model="Pixel 6", now=now, text=text)
+        held.quarantine = canonical_json(quarantine(now=now, text=text))
         small = IBConv(
             height=14, width=14, in_channels=80, out_channels=80, kernel=11, stride=1, expansion=1, residual=False
         )

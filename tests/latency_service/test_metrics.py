@@ -79,6 +79,14 @@ def test_the_figures_of_the_database_are_those_of_the_queue_and_the_devices(
     states = [value(found, f"padnas_device_{name}", **unit) for name in ("alive", "blocked", "faults")]
     assert states == [1, 1, 1]
     assert value(found, "padnas_models", state="pending") == 0
+    assert ("padnas_lease_expiries_total", frozenset({("device_model", "Pixel 3")})) not in found
+    clock.advance(Settings().lease_s + 1)
+    with database.writing() as session:
+        session.get_one(DeviceRow, "A1").blocked_until = None
+    laboratory.leased()  # what nobody has begun comes first
+    laboratory.leased()
+    found = samples(service(database, clock).page().decode())
+    assert value(found, "padnas_lease_expiries_total", device_model="Pixel 3") == 1
     clock.advance(Settings().alive_s + 1)
     found = samples(service(database, clock).page().decode())
     states = [value(found, f"padnas_device_{name}", **unit) for name in ("alive", "blocked", "faults")]
