@@ -178,16 +178,17 @@ def device_release(
     serial: Annotated[str, typer.Argument(help="a serial of `padnas-service status`")],
     database_url: DatabaseUrl = Settings.database_url,
 ) -> None:
-    """End a unit's quarantine: it is as it should be, and what it reads from now on is usual."""
+    """End a unit's quarantine: it has changed for good. What it measured before counts no more."""
     with _existing(database_url) as database, database.writing() as session:
         try:
-            released = drift.release(session, devices.known(session, serial, lock=True))
+            outdated = drift.release(session, devices.known(session, serial, lock=True))
         except UnknownDevice as error:
             _refuse(str(error), status=1)
     typer.echo(
-        f"{serial} measures again; its history begins anew"
-        if released
-        else f"{serial} is not in quarantine; nothing has changed"
+        f"{serial} is not in quarantine; nothing has changed"
+        if outdated is None
+        else f"{serial} measures again, and its history begins anew. Of its measurements {outdated} are older than the"
+        " change and count no more; whoever asks for those operators has them measured again"
     )
 
 

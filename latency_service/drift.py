@@ -2,7 +2,7 @@
 
 Of each unit one reading in ten minutes is kept as its history; the newest measurements are held against it. A unit in
 quarantine gets no jobs. Its agent measures the reference operator alone, at growing intervals, until that is as usual
-again, or an admin says that the unit is as it should be (docs/decisions/0023).
+again, or an admin says that it has changed for good (docs/decisions/0023).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from functools import cache
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from sqlalchemy import Integer, Select, and_, bindparam, delete, select, update
+from sqlalchemy import Integer, Select, and_, bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from latency_contract.canonical import canonical_json
@@ -31,6 +31,7 @@ HISTORY = timedelta(days=30)  # older readings are those of a younger battery, a
 RECENT = timedelta(hours=1)  # no history yet: what changes over some minutes must not become the measure of itself
 NEEDED = 12  # readings, so two hours of measuring at least; with fewer nobody knows what is usual
 IN_A_ROW = 3  # measurements outside on the same side; one alone may have met a burst of load
+NOT_IN_SESSION = {"synchronize_session": False}  # rows that are changed where they are
 LOOKED_BACK = 100  # newest measurements, to find the first that is outside
 
 
@@ -84,7 +85,7 @@ def impose(session: Session, device: DeviceRow, drift: Drift) -> None:
     """No more jobs for a unit. What it measured since it changed is kept, and counts no more: it is missing again."""
     device.quarantine = canonical_json(drift.quarantine)
     made = update(MeasurementRow).where(MeasurementRow.id.in_(drift.measurement_ids))
-    session.execute(made.values(drifted=True), execution_options={"synchronize_session": False})
+    session.execute(made.values(drifted=True), execution_options=NOT_IN_SESSION)
     session.execute(
         delete(ReferenceReadingRow).where(
             ReferenceReadingRow.device_serial == device.serial,
@@ -157,22 +158,26 @@ def take_check(
     )
 
 
-def release(session: Session, device: DeviceRow) -> bool:
-    """Somebody says that the unit is as it should be: what it reads from now on is usual.
+def release(session: Session, device: DeviceRow) -> int | None:
+    """Somebody says that the unit has changed for good: what it reads since then is usual.
 
-    Returns whether it was in quarantine. One that was not keeps its history, however often it is released.
+    So what it measured since then counts again, and what it measured before does not: one table must not hold numbers of
+    two devices. Returns how many were measured before; None where the unit is not in quarantine, and nothing changes.
     """
     quarantine = devices.quarantine_of(device)
     if quarantine is None:
-        return False
+        return None
     device.quarantine = None
+    of_unit = (MeasurementRow.device_serial == device.serial, MeasurementRow.protocol_id == quarantine.protocol_id)
+    before = MeasurementRow.measured_at < quarantine.since
+    session.execute(update(MeasurementRow).where(*of_unit).values(drifted=before), execution_options=NOT_IN_SESSION)
     session.execute(
         delete(ReferenceReadingRow).where(
             ReferenceReadingRow.device_serial == device.serial,
             ReferenceReadingRow.protocol_id == quarantine.protocol_id,
         )
     )
-    return True
+    return session.scalar(select(func.count()).select_from(MeasurementRow).where(*of_unit, before)) or 0
 
 
 def _usual(session: Session, device: DeviceRow, *, protocol: Protocol, now: datetime) -> Fences | None:

@@ -296,6 +296,11 @@ def _check_belongs(job: OwnedJob, measured: Measurement, *, protocol: Protocol) 
             f"The measurement for job {job.id} does not say how far those of its lease spread ('pooled'), without which"
             " its interval is too narrow. Update the agent."
         )
+    if measured.quiet_reference_ms is None:
+        raise WrongMeasurement(
+            f"The measurement for job {job.id} does not say what its device reads of the reference operator in a quiet"
+            " moment ('quiet_reference_ms'), without which nobody knows whether it is steady. Update the agent."
+        )
     if any(r.statistic != protocol.statistic for r in measured.rounds):
         raise WrongMeasurement(
             f"Of the measurement for job {job.id}, something else stands for a block than the protocol's"

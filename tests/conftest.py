@@ -200,7 +200,7 @@ def measurement() -> Callable[..., Measurement]:
             stopping=stopping,
             provenance=provenance,
             pooled=pooled,
-            quiet_reference_ms=quiet_reference_ms,
+            quiet_reference_ms=reference_ms if quiet_reference_ms is None else quiet_reference_ms,
         )
 
     return make

@@ -102,7 +102,10 @@ def report_check(
 def release_device(
     serial: Annotated[Serial, Path(examples=["89AX0KCQ1"])], session: Writing, service: Service
 ) -> Device:
-    """The unit is as it should be: it measures again, and a new history begins. Else nothing changes."""
+    """The unit has changed for good: it measures again, a new history begins, and older numbers of it count no more.
+
+    Where it is not in quarantine, nothing changes.
+    """
     row = devices.known(session, serial, lock=True)
     drift.release(session, row)
     return devices.shown(row, settings=service.settings, now=service.clock())

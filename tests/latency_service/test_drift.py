@@ -251,10 +251,20 @@ def test_a_device_that_rests_after_a_fault_is_not_checked(unit: Unit) -> None:
     assert not unit.check_is_due()
 
 
-def test_who_says_that_a_unit_is_as_it_should_be_begins_its_history_anew(unit: Unit) -> None:
-    quarantined(unit)
+def test_a_unit_that_has_changed_for_good_begins_its_history_anew(unit: Unit) -> None:
+    """What counts is what it measured since it changed: no table holds numbers of two devices."""
+
+    def known() -> list[LatencyStatus]:
+        return [entry.status for entry in unit.ask(before, *since)]
+
+    before = unit.measure(1.0)
+    unit.live([1.0] * NEEDED)
+    since = [unit.measure(1.1) for _ in range(IN_A_ROW)]
+    assert unit.quarantine is not None
+    assert known() == [LatencyStatus.MEASURED, *[LatencyStatus.MISSING] * IN_A_ROW]
     with unit.database.writing() as session:
-        drift.release(session, session.get_one(DeviceRow, "A1"))
+        assert drift.release(session, session.get_one(DeviceRow, "A1")) == 1
+    assert known() == [LatencyStatus.MISSING, *[LatencyStatus.MEASURED] * IN_A_ROW]
     for _ in range(2 * IN_A_ROW):
         unit.measure(1.2)
     assert unit.quarantine is None
@@ -329,7 +339,10 @@ def test_a_unit_is_released_by_hand(unit: Unit, database_url: str) -> None:
     assert "No unit with serial 'A9' has reported" in unknown.stderr
     result = CliRunner().invoke(app, [*release, "A1"])
     assert (result.exit_code, unit.quarantine) == (0, None)
-    assert result.stdout == "A1 measures again; its history begins anew\n"
+    assert result.stdout == (
+        "A1 measures again, and its history begins anew. Of its measurements 0 are older than the change and count no"
+        " more; whoever asks for those operators has them measured again\n"
+    )
 
 
 def test_a_unit_that_is_in_no_quarantine_keeps_its_history_when_it_is_released(unit: Unit, database_url: str) -> None:
