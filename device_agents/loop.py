@@ -29,7 +29,7 @@ from latency_contract.protocols import Protocol, StoppingRule
 
 log = logging.getLogger(__name__)
 
-MOST_ROUNDS = 240  # of a subject whose measuring a budget ends, ten times what a target allows
+MOST_ROUNDS = 240  # of a subject whose measuring a budget ends, five times what a target allows
 
 LEASE_OR_CHECK: TypeAdapter[Lease | DeviceCheck] = TypeAdapter(Lease | DeviceCheck)
 LOOK_AFTER_S = 30.0  # a device without work is looked at so often, to say in time that it is gone
@@ -213,7 +213,7 @@ class Agent:
         while True:
             try:
                 self._connection.request("POST", f"/v1/leases/{lease.token}/report", body=report)
-            except ServiceUnreachable as error:
+            except (ServiceUnreachable, NotThisService) as error:  # or a proxy answers in its place
                 log.warning("%s Keeping %d outcomes and trying again.", error, len(outcomes))
                 if self._stop.is_set():
                     raise Stopped("the agent was told to stop while the service is away") from error

@@ -206,13 +206,16 @@ def least_squares(form: Form, terms: Sequence[Terms], latencies_ms: Sequence[flo
     inverse = _inverse(normal)
     moments = [math.fsum(row[i] * ratio for row, ratio in zip(rows, ratios, strict=True)) for i in range(size)]
     coefficients = tuple(math.fsum(a * b for a, b in zip(line, moments, strict=True)) for line in inverse)
+    leverages = [_quadratic(inverse, row) for row in rows]
+    if max(leverages) > 1 - 1e-9:  # it would be predicted from nothing when it is left out
+        raise ValueError("one network is like no other, and a coefficient would follow from it alone; measure more")
     residuals = [
         ratio - math.fsum(c * value for c, value in zip(coefficients, row, strict=True))
         for row, ratio in zip(rows, ratios, strict=True)
     ]
     left_out_ms = tuple(
-        ms - one.sum_ms * residual / (1 - _quadratic(inverse, row))  # as if fitted without it (Allen's PRESS)
-        for ms, one, residual, row in zip(latencies_ms, terms, residuals, rows, strict=True)
+        ms - one.sum_ms * residual / (1 - leverage)  # as if fitted without it (Allen's PRESS)
+        for ms, one, residual, leverage in zip(latencies_ms, terms, residuals, leverages, strict=True)
     )
     spread = math.sqrt(math.fsum(residual**2 for residual in residuals) / degrees)
     return Fit(form, coefficients, inverse, spread, degrees, left_out_ms)

@@ -121,7 +121,7 @@ class ServiceConnection:
         self._http.close()
 
     def request(self, method: str, path: str, *, body: BaseModel | None = None, **options: Any) -> httpx.Response:
-        """Send, retry what may be retried, and return a response with a status below 400.
+        """Send, retry what may be retried, and return the service's answer, if it is no refusal.
 
         Raises:
             ServiceUnreachable: no answer until patience ran out.
@@ -160,7 +160,7 @@ class ServiceConnection:
                 " Is `padnas-service serve` running there?"
             ) from error
         status = response.status_code
-        if status < 400:
+        if status < 300 or status == 304:
             return response
         try:
             body = ErrorBody.model_validate_json(response.content)

@@ -15,7 +15,7 @@ from latency_contract.student_t import quantile
 
 CONFIDENCE = 0.95  # of an interval, where nobody asks for another one
 
-Confidence = Annotated[float, Field(gt=0.5, lt=1)]
+Confidence = Annotated[float, Field(gt=0.5, le=0.999999)]
 
 
 class OperatorLatency(Protocol):

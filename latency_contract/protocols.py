@@ -59,9 +59,10 @@ class BlockStatistic(StrEnum):
 class StoppingRule(Contract):
     """When a subject has been measured enough.
 
-    A subject is finished when the half-width of its interval is within `target` of the estimate, but not before
-    `min_rounds`; at `max_rounds` it is finished with verdict `unsteady`. What is known of its spread from the others in
-    its lease counts, so that few rounds that lie close by chance are no reason to stop (estimators.py).
+    A subject is finished when the half-width of its interval is within `target` of the estimate and one of its rounds
+    met a quiet moment (measurements.py), but not before `min_rounds`; at `max_rounds` it is finished with verdict
+    `unsteady`. What is known of its spread from the others in its lease counts, so that few rounds that lie close by
+    chance are no reason to stop (estimators.py).
 
     With `budget_s`, time ends it and the target makes nothing but the verdict: a lease of n subjects is measured for
     n times so long. Each has `min_rounds`, whatever they take; further rounds go to the widest intervals, each taken
@@ -69,7 +70,7 @@ class StoppingRule(Contract):
     """
 
     target: Annotated[float, Field(gt=0, lt=1)] = 0.02  # half-width relative to the estimate
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    confidence: Annotated[float, Field(gt=0.5, le=0.999999)] = 0.95
     min_rounds: Annotated[int, Field(ge=4, le=1000)] = 6
     max_rounds: Annotated[int, Field(ge=4, le=1000)] = 48
     budget_s: Annotated[float, Field(gt=0, le=3600)] | None = None

@@ -9,6 +9,7 @@ from random import Random
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
@@ -63,7 +64,9 @@ def create_app(
             converter.stop()
         database.dispose()
 
-    app = FastAPI(
+    app = FastAPIOffline(
+        redoc_url=None,
+        static_url="/docs-files",
         title="PAD-NAS latency service",
         summary="Latencies of mobile operators and networks, measured on real devices.",
         version="1",

@@ -50,7 +50,7 @@ def request(session: Session, subject_ids: Sequence[str], *, precision: str, now
     session.execute(
         update(ModelRow)
         .where(these, ModelRow.state.in_((ModelState.FAILED, ModelState.DROPPED)))
-        .values(state=ModelState.PENDING, requested_at=now, attempts=0, deaths=0, error=None)
+        .values(state=ModelState.PENDING, requested_at=now, deaths=0, error=None)  # `attempts` fence, and only grow
     )
 
 

@@ -29,6 +29,8 @@ from latency_service.errors import SchemaMismatch
 
 BUSY_TIMEOUT_S = 30.0  # a writer waits this long for another one on SQLite
 CONNECT_TIMEOUT_S = 5  # a PostgreSQL that is away is answered with 503, and asked again later
+# A server that is silent, and not only refuses, is given up after so long: one that computes is not silent to TCP.
+SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}  # s, ms
 STATEMENT_TIMEOUT_S = 30  # what takes longer than a client waits for its answer is in nobody's interest
 LOCK_TIMEOUT_S = 10
 # A process answers with one core, which keeps fewer connections busy than it has threads; the others wait their turn.
@@ -139,6 +141,7 @@ def _postgresql(url: URL) -> Engine:
         pool_timeout=POOL_TIMEOUT_S,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
+            **SILENCE,
             "options": " ".join(f"-c {name}={value}" for name, value in settings.items()),
         },
     )

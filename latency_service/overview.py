@@ -101,10 +101,18 @@ def overview(session: Session, *, now: datetime) -> Overview:
         .group_by(job.device_model, job.state, job.priority)
         .order_by(job.device_model, job.state.desc(), job.priority)
     )
-    conversions = session.execute(
-        select(ModelRow.state, func.count(), func.min(ModelRow.requested_at), func.max(ModelRow.claimed_until))
+    let_go = and_(ModelRow.state == ModelState.CONVERTING, ModelRow.claimed_until < now)  # by a converter that is gone
+    model_state = case((let_go, ModelState.PENDING), else_=ModelRow.state).label("state")
+    model = (
+        select(model_state, ModelRow.requested_at, ModelRow.claimed_until)
         .where(ModelRow.state.in_(UNCONVERTED))
-        .group_by(ModelRow.state)
+        .subquery()
+        .c
+    )
+    conversions = session.execute(
+        select(model.state, func.count(), func.min(model.requested_at), func.max(model.claimed_until)).group_by(
+            model.state
+        )
     ).all()
     pending_since = {state: since for state, _, since, _ in conversions}
     converting_until = {state: until for state, _, _, until in conversions}

@@ -219,13 +219,14 @@ def owned_jobs(session: Session, token: str, job_ids: Iterable[int]) -> dict[int
     asked = sorted(set(job_ids))
     # Whoever queues what is missing holds the subjects: it sees the measurement that is stored now, or the job that is.
     session.execute(_locking_subjects(), {"these": asked})
-    rows = {row.id: row for row in session.execute(_locking_jobs(), {"these": asked, "token": token})}
+    # All of the lease, in one order: what is left of it may be given back in the same transaction.
+    rows = {row.id: row for row in session.execute(_locking_jobs(), {"token": token})}
     for job_id in asked:
         if job_id not in rows:
             raise StaleLease(
                 f"Job {job_id} is not, or no longer, part of this lease; its result is refused. Ask for a new lease."
             )
-    return {row.id: OwnedJob(*row[:-1]) for row in rows.values() if row.state == JobState.LEASED}
+    return {job_id: OwnedJob(*rows[job_id][:-1]) for job_id in asked if rows[job_id].state == JobState.LEASED}
 
 
 def complete(session: Session, job_ids: Collection[int]) -> None:
@@ -443,7 +444,7 @@ def _locking_jobs() -> Select[*tuple[Any, ...]]:
     return (
         select(*columns, MODELS.c.sha256, JOBS.c.state)
         .outerjoin(MODELS, model)
-        .where(JOBS.c.id.in_(THESE), JOBS.c.lease_token == bindparam("token"))
+        .where(JOBS.c.lease_token == bindparam("token"))
         .order_by(JOBS.c.id)
         .with_for_update(of=JOBS, key_share=True)
     )

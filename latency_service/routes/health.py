@@ -9,7 +9,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["health"])
 
 
 @router.get("/healthz", responses=refusals())
-def healthz() -> dict[str, str]:
+async def healthz() -> dict[str, str]:  # in no thread: those may all wait for the database
     """The process answers."""
     return {"status": "ok"}
 

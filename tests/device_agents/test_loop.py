@@ -14,7 +14,7 @@ import pytest
 from device_agents import loop
 from device_agents.errors import DeviceFault, DeviceRebooted, SubjectFault
 from device_agents.loop import MOST_ROUNDS, Agent
-from latency_contract.connection import NotAllowed, ServiceConnection, ServiceRefused
+from latency_contract.connection import NotAllowed, NotThisService, ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
 from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest
 from latency_contract.model_files import TFLiteModel
@@ -41,6 +41,9 @@ class Overheard(ServiceConnection):
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         if path.endswith("/report") and self.bench.say_that_results_are_of is not None:
             options["body"] = _of_another_device(options["body"], self.bench.say_that_results_are_of)
+        if path.endswith("/report") and self.bench.another_answers:
+            self.bench.another_answers -= 1
+            raise NotThisService("answered with status 302 and no explanation.")
         response = super().request(method, path, **options)
         if path == "/v1/leases" and response.status_code == 200 and "token" in response.json():
             self.bench.leases.append(Lease.model_validate_json(response.content))
@@ -71,6 +74,7 @@ class Bench:
         self.releases: list[LeaseRelease] = []
         self.damage_next_model = False
         self.say_that_results_are_of: str | None = None
+        self.another_answers = 0  # times that a proxy answers a report in the service's place
         self.thread: threading.Thread | None = None
         self.budget_s: float | None = None
 
@@ -322,6 +326,14 @@ def test_outcomes_that_the_service_refuses_are_given_back_with_its_reason(bench:
     bench.queue(operator())
     bench.wait_for(lambda: bench.device().faults == 1, "no fault")
     assert "of another device: somebody-else" in str(bench.device().last_fault)
+
+
+def test_outcomes_that_somebody_else_takes_are_kept_and_sent_again(bench: Bench, operator: Make) -> None:
+    bench.another_answers = 2
+    bench.start(lambda _: 1.0)
+    bench.queue(operator())
+    bench.wait_for(lambda: bench.ask(operator())[0].status == LatencyStatus.MEASURED, "not measured")
+    assert (bench.another_answers, len(bench.leases)) == (0, 1)
 
 
 def test_a_model_that_arrives_damaged_is_fetched_again_and_not_measured_as_it_is(bench: Bench, operator: Make) -> None:

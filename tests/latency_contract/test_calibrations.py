@@ -75,6 +75,16 @@ def test_networks_that_are_all_alike_are_no_calibration() -> None:
         least_squares(Form.SUM, [Terms(20.0, 15, 3.0)] * 12, [20.0] * 12)
 
 
+def test_a_network_like_no_other_is_no_calibration_where_a_coefficient_follows_from_it_alone() -> None:
+    """Left out, nothing would be known of it; its error is 0 divided by 0."""
+    alone = [*([Terms(20.0, 15, 3.0)] * 9), Terms(25.0, 15, 3.0)]
+    with pytest.raises(ValueError, match="is like no other"):
+        least_squares(Form.SUM, alone, [20.0] * 9 + [25.0])
+    terms, latencies_ms = networks(count=12)
+    terms = [one._replace(operators=12) for one in terms[1:]] + [terms[0]._replace(operators=17)]
+    assert choose_form(terms, latencies_ms) is not Form.OPERATORS
+
+
 def test_the_interval_of_another_network_grows_with_its_distance_from_what_was_measured() -> None:
     terms, latencies_ms = networks()
     made = calibration_of(terms, latencies_ms, measurements={"0" * 64: 1})

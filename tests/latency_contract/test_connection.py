@@ -100,6 +100,13 @@ def test_another_program_at_the_address_is_recognised(far_end: Scripted, status:
         connection.ask("GET", "/x", ErrorBody)
 
 
+def test_who_is_sent_elsewhere_has_delivered_nothing(far_end: Scripted) -> None:
+    """A proxy that asks for a password may do so."""
+    far_end.script = [(302, b"")]
+    with ServiceConnection(far_end.url) as connection, pytest.raises(NotThisService, match="with status 302"):
+        connection.request("GET", "/x")
+
+
 def test_the_services_own_fault_is_told_when_patience_is_over(
     far_end: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:

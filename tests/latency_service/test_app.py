@@ -1,8 +1,10 @@
 """The REST interface, over a real wire to a live service with a real converter."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -24,6 +26,7 @@ from latency_contract.tables import (
     Table,
     TablePublication,
 )
+from latency_service.database import Database
 from tests.conftest import LIVE_SETTINGS, live_service
 
 Make = Callable[..., IBConv]
@@ -69,6 +72,28 @@ def lease(connection: ServiceConnection, phone: DeviceReport, *, patience_s: flo
 def test_the_service_answers_while_the_converter_warms_up(http: httpx.Client) -> None:
     assert http.get("/healthz").json() == {"status": "ok"}
     assert http.get("/readyz").json()["database"] == "ok"
+
+
+def test_a_process_whose_threads_all_wait_for_the_database_is_alive(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that asks must not give it up: a silent database would take every replica away."""
+    silent, waiting = threading.Event(), threading.Semaphore(0)
+
+    def wait(_: Database) -> None:
+        waiting.release()
+        silent.wait(PATIENCE_S)
+
+    monkeypatch.setattr(Database, "check_schema", wait)
+    with ThreadPoolExecutor(60) as threads:
+        asked = [threads.submit(httpx.get, f"{http.base_url}/readyz", timeout=PATIENCE_S) for _ in range(60)]
+        try:
+            for _ in range(40):  # as many threads as anyio has
+                assert waiting.acquire(timeout=PATIENCE_S)
+            assert http.get("/healthz").json() == {"status": "ok"}
+            assert not any(answer.done() for answer in asked)
+        finally:
+            silent.set()
 
 
 def test_a_service_that_converts_nothing_says_who_does_and_leaves_it_to_them(

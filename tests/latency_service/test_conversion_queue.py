@@ -82,6 +82,21 @@ def test_a_converter_that_lost_its_subject_changes_nothing(database: Database, c
         assert sha256s(session, operator().id) == {operator().id: sha256(b"model")}
 
 
+def test_a_converter_that_lost_its_subject_does_not_fail_it_when_it_is_asked_for_again(
+    database: Database, clock: Clock, operator: Make
+) -> None:
+    request(database, clock, operator())
+    stale = claimed(database, clock)
+    clock.advance(CLAIM_S + 1)
+    with database.writing() as session:
+        conversion_queue.fail(session, claimed_in(session, clock), error="no such kernel", now=clock())
+    request(database, clock, operator())
+    claimed(database, clock)
+    with database.writing() as session:
+        conversion_queue.fail(session, stale, error="too slow", now=clock())
+        assert session.scalars(select(ModelRow.state)).one() == ModelState.CONVERTING
+
+
 def test_deaths_on_a_subject_are_counted_whoever_dies(database: Database, clock: Clock, operator: Make) -> None:
     """Converters of several services die on it, or one that is started anew each time."""
     request(database, clock, operator())
@@ -125,7 +140,7 @@ def test_a_failed_conversion_has_no_model_and_is_tried_again_when_asked_for(
         assert sha256s(session, operator().id) == {}
     assert claim(database, clock) is None
     request(database, clock, operator())
-    assert claimed(database, clock).attempt == 1
+    assert claimed(database, clock).attempt == 2
 
 
 def claimed_in(session: Session, clock: Clock) -> Conversion:

@@ -18,7 +18,7 @@ from latency_contract.devices import DeviceReport
 from latency_contract.measurements import DeviceState, Measurement, RejectedRound
 from latency_contract.operators import IBConv
 from latency_service import devices, drift, latencies, tables, tokens
-from latency_service.database import AWAY, Database, alembic_config
+from latency_service.database import AWAY, SILENCE, Database, alembic_config
 from latency_service.errors import SchemaMismatch
 from latency_service.models import (
     Base,
@@ -223,6 +223,16 @@ def test_postgresql_waits_for_nobody_for_ever(postgresql: PostgresqlServer) -> N
             ]
         database.dispose()
     assert shown == ["30s", "10s", "UTC", "read committed"]
+
+
+def test_a_postgresql_that_is_silent_is_given_up(postgresql: PostgresqlServer) -> None:
+    """The kernel does so, where it was told to; otherwise after a quarter of an hour, or two."""
+    with postgresql.database() as url:
+        database = Database(url)
+        with database.engine.connect() as connection:
+            told = connection.connection.dbapi_connection.info.get_parameters()  # type: ignore[union-attr]
+        database.dispose()
+    assert {name: int(told[name]) for name in SILENCE} == SILENCE
 
 
 def test_a_postgresql_that_was_restarted_is_found_again() -> None:

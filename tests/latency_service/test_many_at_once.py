@@ -236,6 +236,27 @@ def test_a_late_report_and_a_claim_of_the_same_job_exclude_each_other(
 
 
 @on_postgresql
+def test_a_report_holds_its_whole_lease_and_waits_in_no_circle_with_who_renews_it(
+    service: Service, database: Database, operator: Make
+) -> None:
+    """A unit that has drifted gives the rest of its lease back as it reports: jobs before the one that it reports."""
+    service.ask(*(operator(height=h) for h in (1, 2, 3)))
+    service.convert_all()
+    lease = service.leased()
+
+    def renew() -> int:
+        with database.writing() as session:
+            return queue.renew(session, lease.token, lease_s=60, now=service.clock()).remaining
+
+    with overtaken(database, renew) as (session, rival):
+        queue.owned_jobs(session, lease.token, [lease.jobs[-1].job_id])
+        renewed = rival()
+        queue.release(session, lease.token, device_fault=None, suspects=(), max_attempts=3, now=service.clock())
+    with pytest.raises(StaleLease):
+        renewed.result(PATIENCE_S)
+
+
+@on_postgresql
 def test_a_question_waits_for_a_report_and_does_not_have_it_measured_again(
     service: Service, database: Database, operator: Make
 ) -> None:

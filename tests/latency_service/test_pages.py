@@ -160,6 +160,12 @@ def test_text_is_legible_in_either_colour_scheme(page: Page) -> None:
     assert pages["dark"] < 0.1
 
 
+def test_every_endpoint_is_described_without_another_host(page: Page) -> None:
+    page.get_by_role("navigation", name="Pages").get_by_role("link", name="REST").click()
+    question = page.locator("[data-path='/v1/latencies/query']")
+    expect(question).to_be_visible(timeout=30_000)  # Swagger UI takes a busy machine some seconds
+
+
 def test_two_tables_are_compared_operator_by_operator(page: Page) -> None:
     page.get_by_role("link", name="Compare", exact=True).click()
     page.get_by_label("First").select_option(index=0)

@@ -122,6 +122,21 @@ def test_conversions_that_no_service_makes_need_attention(
     assert seen(database, clock).attention == ()
 
 
+def test_a_conversion_whose_converter_is_gone_needs_attention(
+    laboratory: Laboratory, database: Database, clock: Clock, operator: Make
+) -> None:
+    """It may be the last, so that nothing else waits."""
+    laboratory.ask(operator(), queue_missing=True)
+    with database.writing() as session:
+        conversion_queue.request(session, [operator().id], precision="int8", now=clock())
+        assert conversion_queue.claim(session, claim_s=60, now=clock()) is not None
+    clock.advance(59)
+    assert seen(database, clock).attention == ()
+    clock.advance(2)
+    (sentence,) = seen(database, clock).attention
+    assert sentence.startswith("1 subject to convert, the oldest for 61 s, and no service does")
+
+
 def test_what_failed_earlier_than_yesterday_is_no_news(
     laboratory: Laboratory, database: Database, clock: Clock, operator: Make
 ) -> None:
