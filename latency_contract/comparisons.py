@@ -22,6 +22,7 @@ class KnownLatency(NamedTuple):
     low_ms: float | None
     high_ms: float | None
     confidence: float | None
+    holds_repetition: bool = False  # the interval holds another measurement, and not only the true latency
 
 
 class Ratio(NamedTuple):
@@ -68,7 +69,8 @@ def ratio(first: KnownLatency, second: KnownLatency) -> Ratio:
     """Second over first, with an interval from their two intervals.
 
     On logarithms, where a ratio is a difference. The distance from an estimate to either end of its interval, divided
-    by the normal quantile of its confidence, is its standard error on that side; the two that make the ratio larger add
+    by the normal quantile of its confidence, is its standard error on that side, or, where the interval holds a
+    repetition (docs/decisions/0020), √2 times that: two measurements differ by the errors of both. The two that make the ratio larger add
     up as squares, and so do the two that make it smaller (MOVER: Donner and Zou, "Closed-form confidence intervals for
     functions of the normal mean and standard deviation", 2012). The p-value is that of the side on which 1 lies.
     """
@@ -100,5 +102,5 @@ def _log_errors(known: KnownLatency) -> tuple[float, float] | None:
     """Standard errors of the logarithm, downwards and upwards; None where there is no interval."""
     if known.low_ms is None or known.high_ms is None or known.confidence is None:
         return None
-    quantile = NORMAL.inv_cdf((1 + known.confidence) / 2)
+    quantile = NORMAL.inv_cdf((1 + known.confidence) / 2) * (math.sqrt(2) if known.holds_repetition else 1)
     return math.log(known.latency_ms / known.low_ms) / quantile, math.log(known.high_ms / known.latency_ms) / quantile

@@ -162,4 +162,7 @@ def comparable(session: Session) -> list[TableSummary]:
 
 
 def _known(table: Table) -> dict[str, KnownLatency]:
-    return {e.key: KnownLatency(e.latency_ms, e.low_ms, e.high_ms, e.confidence) for e in table.entries}
+    return {
+        e.key: KnownLatency(e.latency_ms, e.low_ms, e.high_ms, e.confidence, holds_repetition=True)
+        for e in table.entries
+    }

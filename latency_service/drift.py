@@ -162,7 +162,7 @@ def release(session: Session, device: DeviceRow) -> int | None:
     """Somebody says that the unit has changed for good: what it reads since then is usual.
 
     So what it measured since then counts again, and what it measured before does not: one table must not hold numbers
-    of two devices. Returns how many were measured before; None where the unit is not in quarantine, and nothing changes.
+    of two devices. Returns how many were measured before; None where it is not in quarantine.
     """
     quarantine = devices.quarantine_of(device)
     if quarantine is None:

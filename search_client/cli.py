@@ -20,11 +20,13 @@ from latency_contract.tables import Purpose
 from latency_contract.tables import Table as MeasuredTable
 from search_client import table_commands
 from search_client.command_line import (
+    ClassesOption,
     DeviceOption,
     InputSizeOption,
     JsonOption,
     ServiceOption,
     ServiceOrTableOption,
+    SpaceSize,
     TableOption,
     WaitOption,
     WidthOption,
@@ -301,6 +303,9 @@ def predict(
     name: NameOption = "1",
     space: ChoicesSpaceOption = None,
     choices: ChoicesOption = None,
+    input_size: InputSizeOption = None,
+    width: WidthOption = None,
+    classes: ClassesOption = None,
     device: DeviceOption = None,
     confidence: Annotated[float, typer.Option(min=0.501, max=0.9999, help="of the interval")] = CONFIDENCE,
     as_json: JsonOption = False,
@@ -309,7 +314,8 @@ def predict(
     from search_client.table_latencies import calibration_for
     from search_client.table_latencies import predict as predicted_by
 
-    chosen = _chosen(from_file, name=name, space=space, choices=choices)
+    size = SpaceSize(input_size, width, classes)
+    chosen = _chosen(from_file, name=name, space=space, choices=choices, size=size)
     known = given_table(service, table, device=device, client="predict")
     prediction = predicted_by(chosen.network, chosen.choices, known, confidence=confidence)
     if as_json:
@@ -338,6 +344,9 @@ def measure(
     name: NameOption = "1",
     space: ChoicesSpaceOption = None,
     choices: ChoicesOption = None,
+    input_size: InputSizeOption = None,
+    width: WidthOption = None,
+    classes: ClassesOption = None,
     tflite: Annotated[Path | None, typer.Option(help="a TFLite file, measured as it is")] = None,
     device: DeviceOption = None,
     wait: WaitOption = False,
@@ -350,7 +359,8 @@ def measure(
         raise ValueError("--tflite measures a file as it is. Leave out --from, --space and --choices.")
     given: bytes | Network
     if tflite is None:
-        given = _chosen(from_file, name=name, space=space, choices=choices).network
+        size = SpaceSize(input_size, width, classes)
+        given = _chosen(from_file, name=name, space=space, choices=choices, size=size).network
     else:
         given = tflite.read_bytes()
     with (
@@ -509,11 +519,11 @@ class _Chosen(NamedTuple):
     choices: tuple[str, ...]  # one a layer of its space
 
 
-def _chosen(from_file: Path | None, *, name: str, space: str | None, choices: str | None) -> _Chosen:
+def _chosen(from_file: Path | None, *, name: str, space: str | None, choices: str | None, size: SpaceSize) -> _Chosen:
     """By a search's result, or by a space and its choices."""
-    from search_client.spaces import load_space
-
     if from_file is not None:
+        if size != SpaceSize():
+            raise ValueError("--from has networks of their own size. Leave out --input-size, --width and --classes.")
         if from_file.is_dir():
             from_file = from_file / "final.json"
         try:
@@ -529,7 +539,7 @@ def _chosen(from_file: Path | None, *, name: str, space: str | None, choices: st
         return found[name]
     if space is None or choices is None:
         raise ValueError("No architecture given. Use --from FINAL.JSON, or --space and --choices.")
-    loaded, chosen = load_space(space), tuple(choices.split(","))
+    loaded, chosen = size.of(space), tuple(choices.split(","))
     if len(chosen) != len(loaded.layers):
         raise ValueError(f"'{space}' has {len(loaded.layers)} layers, but {len(chosen)} choices are given.")
     return _Chosen(loaded.network(chosen), chosen)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, NamedTuple, ParamSpec
 
 import typer
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.console import Console
 from latency_contract.connection import ServiceConnection, ServiceError
 from search_client.errors import SearchError
 from search_client.imported_tables import AnyTable, read_table
+from search_client.spaces import SearchSpace, load_space
 
 # What needs PyTorch is imported where it is used: `--help` and the small commands should not wait for it.
 if TYPE_CHECKING:
@@ -48,6 +49,18 @@ WaitOption = Annotated[bool, typer.Option("--wait", help="wait for an agent, how
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 
 Parameters = ParamSpec("Parameters")
+
+
+class SpaceSize(NamedTuple):
+    """What --input-size, --width and --classes said; None: as the space has it."""
+
+    input_size: int | None = None
+    width: float | None = None
+    classes: int | None = None
+
+    def of(self, space: str) -> SearchSpace:
+        """A space of that size, by its name or file. Raises InvalidSpace."""
+        return load_space(space, input_size=self.input_size, width=self.width or 1.0, classes=self.classes)
 
 
 def errors_are_sentences(command: Callable[Parameters, None]) -> Callable[Parameters, None]:

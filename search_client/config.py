@@ -40,7 +40,7 @@ class SearchConfig(Contract):
     width: Annotated[float, Field(gt=0)] = 1.0  # times the channels of the space
     latency_min_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: see pad_nas.latency_bounds
     latency_max_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    latency_confidence: Annotated[float, Field(gt=0.5, lt=1)] | None = None  # of the upper bound; None: as predicted
+    latency_confidence: Annotated[float, Field(gt=0.5, le=0.999999)] | None = None  # of the upper bound
     latency_targets_ms: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = ()  # one final for each
     stages: Annotated[int, Field(ge=2, le=10)] = 4  # M
     epochs: tuple[Annotated[int, Field(ge=1)], ...] = (120, 80, 40)  # of each training, M - 1 of them

@@ -35,13 +35,18 @@ class WorkersLost(SearchError):
 
 
 class NoFeasibleArchitecture(SearchError):
-    """Carries the bounds that were asked for, and the range of latencies that the space attains."""
+    """Carries the bounds that were asked for, and the range of latencies that the space attains.
 
-    def __init__(self, *, min_ms: float, max_ms: float, low_ms: float, high_ms: float) -> None:
+    `margin_ms`: how far below the upper bound a prediction has to stay for the confidence that was asked for.
+    """
+
+    def __init__(self, *, min_ms: float, max_ms: float, low_ms: float, high_ms: float, margin_ms: float = 0.0) -> None:
+        room = f" With --latency-confidence, predictions have to stay {margin_ms:.2g} ms or more below the upper bound."
         super().__init__(
             f"No architecture with a latency between {min_ms:g} and {max_ms:g} ms was found:"
             f" this space reaches from {low_ms:.4g} to {high_ms:.4g} ms."
-            " Choose latency bounds that overlap this range, or widen them."
+            + (room if margin_ms else "")
+            + " Choose latency bounds that overlap this range, or widen them."
         )
         self.min_ms = min_ms
         self.max_ms = max_ms

@@ -24,7 +24,7 @@ from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution, operator_distribution, prune
 from search_client.refinement import most_uncertain
 from search_client.run_directory import GenerationRecord, RunDirectory, write_json
-from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds, SearchProblem
+from search_client.search_problem import AdditiveLatency, Evaluated, LatencyBounds, SearchProblem, must_begin
 from search_client.spaces import SearchSpace
 from search_client.table_latencies import additive_latency, calibrated_for, calibration_for, predict
 
@@ -211,22 +211,32 @@ class Search:
         latency = self._latency(self.space, table)
         low_ms, high_ms = latency.attainable()
         within_reach_ms = latency.within_reach()
-        bounds.must_overlap(within_reach_ms)
+        must_begin(self.space, latency, bounds, self.config.budget, seed=stage_seed(self.config, "search", 1))
         for target_ms in self.config.latency_targets_ms:
             LatencyBounds(min(bounds.min_ms, target_ms), target_ms).must_overlap(within_reach_ms)
         self.directory.save_table(self.table)
         if (calibration := calibration_for(operators, table)) is not None:
             self.progress.say(f"{describe(table)}, {calibration.sentence}")
-        elif isinstance(offered, Table) and offered.calibrations:
-            lacking = [one.key for one in operators if one.id not in offered.calibrations[0].measurements]
-            self.progress.say(
-                f"not calibrated for this space, so predictions are plain sums: the newest calibration of the table, by"
-                f" '{offered.calibrations[0].space}', does not know {', '.join(lacking[:3])}. `padnas-client table"
-                " calibrate` takes --input-size, --width and --classes."
-            )
+            if self.config.refine:
+                self.progress.say("--refine measures nothing again: the calibration holds for these measurements alone")
+        elif isinstance(offered, Table):
+            self.progress.say(self._uncalibrated(offered))
         self.progress.say(
             f"{describe(self.table)}: architectures take {low_ms:.3f} to {high_ms:.3f} ms, searched are"
             f" {bounds.min_ms:.3f} to {bounds.max_ms:.3f} ms"
+        )
+
+    def _uncalibrated(self, table: Table) -> str:
+        reason = "whole networks were never held against these measurements"
+        if table.calibrations:
+            newest = table.calibrations[0]
+            lacking = [one.key for one in self.space.operators() if one.id not in newest.measurements]
+            reason = f"the newest calibration of the table, by '{newest.space}', does not know {', '.join(lacking[:3])}"
+        confidence = "" if self.config.latency_confidence is None else ", and so does --latency-confidence"
+        return (
+            f"not calibrated for this space ({reason}): predictions are plain sums, whose intervals leave out how whole"
+            f" networks differ from sums{confidence}. Run `padnas-client table calibrate` first, with the same --space,"
+            " --input-size, --width and --classes; most networks of an earlier calibration are measured already."
         )
 
     def _latency(self, space: SearchSpace, table: AnyTable) -> AdditiveLatency:

@@ -43,9 +43,11 @@ class LatencyBounds:
         if high_ms < self.min_ms or self.max_ms < low_ms:
             raise self.infeasible(attainable_ms)
 
-    def infeasible(self, attainable_ms: tuple[float, float]) -> NoFeasibleArchitecture:
+    def infeasible(self, attainable_ms: tuple[float, float], *, margin_ms: float = 0.0) -> NoFeasibleArchitecture:
         low_ms, high_ms = attainable_ms
-        return NoFeasibleArchitecture(min_ms=self.min_ms, max_ms=self.max_ms, low_ms=low_ms, high_ms=high_ms)
+        return NoFeasibleArchitecture(
+            min_ms=self.min_ms, max_ms=self.max_ms, low_ms=low_ms, high_ms=high_ms, margin_ms=margin_ms
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +114,11 @@ class AdditiveLatency:
                 genes = tried[self.at_most(tried).argmin()]
             if (genes == before).all():
                 return float(self.at_most(genes[None])[0]), self.attainable()[1]
+
+    def margin_ms(self) -> float:
+        """How far below an upper bound the prediction stays, of the fastest or the slowest; 0 without a confidence."""
+        genes = self._extremes()
+        return float((self.at_most(genes) - self.of(genes)).min())
 
     def _extremes(self) -> Genes:
         """The fastest and the slowest architecture."""
@@ -221,8 +228,20 @@ def initial_genes(problem: SearchProblem, *, rng: np.random.Generator) -> Genes:
     problem.bounds.must_overlap(problem.latency.within_reach())
     found = random_genes(problem, rng=rng, seen=frozenset())
     if len(found) == 0:
-        raise problem.bounds.infeasible(problem.latency.within_reach())
+        raise problem.bounds.infeasible(problem.latency.within_reach(), margin_ms=problem.latency.margin_ms())
     return found
+
+
+class _Unasked:
+    def evaluate(self, architectures: Sequence[Architecture]) -> list[float]:
+        raise AssertionError(f"asked for {architectures}")
+
+
+def must_begin(
+    space: SearchSpace, latency: AdditiveLatency, bounds: LatencyBounds, budget: SearchBudget, *, seed: int
+) -> None:
+    """Raises NoFeasibleArchitecture where a search with this seed would find nothing to begin with."""
+    initial_genes(SearchProblem(space, latency, _Unasked(), bounds, budget), rng=np.random.default_rng(seed))
 
 
 def random_genes(problem: SearchProblem, *, rng: np.random.Generator, seen: Collection[Row]) -> Genes:

@@ -16,13 +16,14 @@ from search_client.command_line import (
     JsonOption,
     ServiceOption,
     SpaceOption,
+    SpaceSize,
     WaitOption,
     WidthOption,
     errors_are_sentences,
     latency_service,
     output,
 )
-from search_client.spaces import SearchSpace, load_space
+from search_client.spaces import SearchSpace
 
 # What needs PyTorch is imported where it is used: `--help` and the small commands should not wait for it.
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def calibrate(
     from search_client.progress import ConsoleProgress
 
     progress = ConsoleProgress()
-    loaded = load_space(space, input_size=input_size, width=width or 1.0, classes=classes)
+    loaded = SpaceSize(input_size, width, classes).of(space)
     with latency_service(service, device, client="table-calibrate", wait=wait) as latencies:
         made = calibrated(loaded, latencies, count=networks, seed=seed, progress=progress)
     if as_json:

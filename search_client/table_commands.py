@@ -22,6 +22,7 @@ from search_client.command_line import (
     ServiceOption,
     ServiceOrTableOption,
     SpaceOption,
+    SpaceSize,
     TableOption,
     WaitOption,
     WidthOption,
@@ -42,6 +43,7 @@ from search_client.imported_tables import (
     known_latency,
     of_operators,
 )
+from search_client.spaces import SearchSpace
 from search_client.table_calibration import calibrate
 
 # What needs PyTorch or SciPy is imported where it is used: `--help` and the small commands should not wait for it.
@@ -71,9 +73,8 @@ def build(
 ) -> None:
     """Have every operator of a space measured, and publish the table."""
     from search_client.progress import ConsoleProgress
-    from search_client.spaces import load_space
 
-    loaded = load_space(space, input_size=input_size, width=width or 1.0, classes=classes)
+    loaded = SpaceSize(input_size, width, classes).of(space)
     operators = list(dict.fromkeys([*loaded.operators(), *(parse_key(key) for key in operator or ())]))
     with latency_service(service, device, client="table-build", wait=wait) as latencies:
         with ConsoleProgress().task(f"measuring '{space}' on {latencies.device.model}", len(operators)) as advance:
@@ -251,6 +252,9 @@ def export(
         typer.Option("--format", help="json keeps everything; yaml is ProxylessNAS's, yaml-mbv3 once-for-all's"),
     ] = ExportFormat.JSON,
     space: Annotated[str | None, typer.Option(help="only the operators of this space (csv and yaml)")] = None,
+    input_size: InputSizeOption = None,
+    width: WidthOption = None,
+    classes: ClassesOption = None,
 ) -> None:
     """Write the last published table of a device, or another one, in a format that other programs read."""
     given = given_table(service, table, device=device, client="table-export")
@@ -260,7 +264,9 @@ def export(
         _write(out, given.model_dump_json(indent=1))
         output.print(f"{out}: {describe(given)}", soft_wrap=True)
         return
-    chosen = _only(of_operators(given), space)
+    chosen = of_operators(given)
+    if space is not None:
+        chosen = _only(chosen, SpaceSize(input_size, width, classes).of(space))
     if as_format is ExportFormat.CSV:
         from search_client.table_export import to_csv
 
@@ -283,18 +289,14 @@ def export(
         output.print(note, soft_wrap=True)
 
 
-def _only(table: OperatorTable, space: str | None) -> OperatorTable:
+def _only(table: OperatorTable, space: SearchSpace) -> OperatorTable:
     """A table with the operators of a space alone. Raises IncompleteTable where it lacks some."""
-    if space is None:
-        return table
     from search_client.proxylessnas_format import last_convolution
-    from search_client.spaces import load_space
     from search_client.table_latencies import must_hold
 
-    loaded = load_space(space)
-    must_hold(table, loaded.operators())
+    must_hold(table, space.operators())
     # The last convolution alone is no operator of a space; some formats want it apart from the head.
-    wanted = {operator.id for operator in (*loaded.operators(), last_convolution(loaded.head))}
+    wanted = {operator.id for operator in (*space.operators(), last_convolution(space.head))}
     entries = tuple(entry for entry in table.entries if entry.operator.id in wanted)
     fields = {name: getattr(table, name) for name in type(table).model_fields}
     return type(table).model_validate(fields | {"entries": entries})

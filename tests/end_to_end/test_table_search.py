@@ -192,6 +192,8 @@ def test_a_bound_that_holds_with_a_probability_leaves_room_and_resumes_to_the_sa
     document = (tmp_path / "run" / "final.json").read_bytes()
     final = json.loads(document)
     assert final["calibration"] is None
+    assert "not calibrated for this space (whole networks were never held against these measurements)" in result.stderr
+    assert "and so does --latency-confidence. Run `padnas-client table calibrate` first" in result.stderr
     evaluated = [json.loads(line) for line in (tmp_path / "run" / "stage-1" / "history.jsonl").read_text().splitlines()]
     assert all(one["latency_ms"] < one["at_most_ms"] <= final["latency_bounds_ms"][1] for one in evaluated)
     assert all(one["low_ms"] < one["latency_ms"] < one["high_ms"] for one in evaluated)
@@ -199,6 +201,19 @@ def test_a_bound_that_holds_with_a_probability_leaves_room_and_resumes_to_the_sa
     (tmp_path / "run" / "final.json").unlink()
     assert client(*command).exit_code == 0
     assert (tmp_path / "run" / "final.json").read_bytes() == document
+
+
+def test_a_band_that_leaves_no_room_for_the_confidence_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    """The band overlaps what the space attains, and still holds nothing."""
+    measured = tmp_path / "measured.json"
+    measured.write_text(table_of(SPACE, lambda operator: operator.macs / 1e4).model_dump_json())
+    found = json.loads(client(*search_command(measured, tmp_path / "free", "--json")).stdout)
+    middle_ms = found["architectures"][0]["predicted_latency"]["latency_ms"]
+    bounds = ["--latency-min", str(0.99 * middle_ms), "--latency-max", str(1.01 * middle_ms)]
+    result = client(*search_command(measured, tmp_path / "run", *bounds, "--latency-confidence", "0.9999"))
+    assert result.exit_code == 1
+    assert "With --latency-confidence, predictions have to stay" in result.stderr
+    assert not (tmp_path / "run" / "stage-1").exists()
 
 
 def test_a_table_without_intervals_cannot_promise_a_probability(table: Path, tmp_path: Path) -> None:

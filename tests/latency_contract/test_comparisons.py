@@ -38,6 +38,14 @@ def test_an_interval_of_a_ratio_holds_the_true_one_as_often_as_it_says() -> None
     assert certain / draws == pytest.approx(0.05, abs=0.012)
 
 
+def test_an_interval_that_holds_a_repetition_is_that_of_a_difference() -> None:
+    """Two measurements whose difference is 3 %, of which either interval holds the other in 95 of 100 cases."""
+    first, second = known(1.0, 0.03)._replace(holds_repetition=True), known(1.03, 0.03)._replace(holds_repetition=True)
+    found = ratio(first, second)
+    assert found.p_value == pytest.approx(0.05, abs=0.005)
+    assert found.low == pytest.approx(1.0, abs=0.001)
+
+
 def test_the_ends_of_an_interval_come_from_the_sides_that_move_the_ratio_there() -> None:
     """A is known exactly downwards, B exactly upwards: the ratio cannot be larger."""
     found = ratio(KnownLatency(1.0, 1.0, 1.1, 0.95), KnownLatency(2.0, 1.8, 2.0, 0.95))

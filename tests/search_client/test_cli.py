@@ -99,6 +99,7 @@ def test_wrong_input_to_a_search_is_a_sentence(
         (["--from", "nowhere.json"], 1, "nowhere.json: No such file or directory."),
         (["--from", str(Path(TINY).parent)], 1, "final.json: No such file or directory."),
         (["--from", TINY], 2, "is not the final.json of a search"),
+        (["--from", TINY, "--classes", "7"], 2, "--from has networks of their own size. Leave out --input-size"),
     ],
 )
 @pytest.mark.parametrize("command", ["predict", "measure"])

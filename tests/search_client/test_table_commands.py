@@ -15,6 +15,7 @@ from search_client.cli import app
 from search_client.imported_tables import LinearModel, read_table
 from search_client.latencies import LatencyService
 from search_client.proxylessnas_format import last_convolution
+from search_client.spaces import load_space
 from search_client.table_commands import print_measurement
 from search_client.tunas_format import COLUMNS
 from tests.search_client.conftest import Agent
@@ -230,6 +231,23 @@ def test_predictions_from_a_file_have_the_interval_that_its_operators_have(tmp_p
     found = json.loads(result.stdout)
     assert found["latency_ms"] == pytest.approx(14.0)
     assert found["low_ms"] < 14.0 < found["high_ms"]
+
+
+def test_a_space_of_another_size_is_predicted_and_exported_as_it_was_built(tmp_path: Path) -> None:
+    tiny = str(Path(__file__).parent / "tiny.toml")
+    larger = load_space(tiny, input_size=16, width=2.0, classes=7)
+    (tmp_path / "t.json").write_text(table_of(larger, lambda _: 3.0).model_dump_json())
+    table, size = ["--table", str(tmp_path / "t.json")], ["--input-size", "16", "--width", "2", "--classes", "7"]
+    choices = "IBConv_K3_E1,IBConv_K3_E1,IBConv_K3_E1,IBConv_K3_E2"
+    predict = ["predict", *table, "--space", tiny, "--choices", choices, "--json"]
+    assert "does not hold" in client(*predict).stderr
+    assert json.loads(client(*predict, *size).stdout)["latency_ms"] == pytest.approx(14.0)
+    out = tmp_path / "t.csv"
+    export = ["table", "export", *table, "--format", "csv", "--space", tiny, "--out", str(out)]
+    assert "does not hold" in client(*export).stderr
+    assert client(*export, *size).exit_code == 0
+    rows = [line for line in out.read_text().splitlines() if not line.startswith("#")]
+    assert len(rows) == 1 + len(larger.operators())
 
 
 def test_a_key_of_another_operator_is_checked_before_anything_is_asked() -> None:
