@@ -11,29 +11,23 @@ repetitions. Figures, with range over conditions:
     ESTIMATOR_error_pct          95th percentile of the difference from an idle repetition, median over conditions
     interval_covers_ROUNDS       share of ordered pairs of idle repetitions of which the one holds the other's estimate
     interval_half_width_pct      median half-width after the fewest rounds, idle
-    steady_LOAD_share            share of measurements that are steady after the fewest rounds, by load
-    steady_outside_LOAD_share    of those, the share whose estimate lies outside the idle interval of the same minute
-    steady_error_LOAD_pct        of those, the 95th percentile of the difference from that idle estimate
 """
 
 import os
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain, permutations
+from collections.abc import Callable, Sequence
+from itertools import permutations
 from pathlib import Path
 from statistics import fmean, median, quantiles
 
 from benchmarks.results_file import Figure, Target, record
-from device_agents.drift import QuietReadings
+from benchmarks.under_load import CONDITIONS, load
 from device_agents.local_device import LocalDevice
 from device_agents.rounds import round_of
 from device_agents.turns import Plan, Visit
 from latency_contract.estimators import Estimate, half_spread, pooled_spread
-from latency_contract.measurements import Round, Verdict, estimate_of, verdict_of
+from latency_contract.measurements import Round, estimate_of
 from latency_contract.protocols import BlockStatistic, StoppingRule
 from latency_service.tflite_converter import convert
 from search_client.spaces import load_space
@@ -42,19 +36,7 @@ OPERATORS = 16  # of the space, evenly chosen: as many as an agent leases at onc
 ROUNDS = 12
 REPETITIONS = 10  # in each condition
 SPREAD_HOURS = 1 / 6
-CONDITIONS = ("idle", "other_core", "same_core")
 STOPPING = StoppingRule()
-
-# Copies more than the caches of a core hold, without end, once it has said that it is pinned.
-LOAD = """
-import os, sys
-os.sched_setaffinity(0, {int(sys.argv[1])})
-block = bytearray(8 << 20)
-print("busy", flush=True)
-while True:
-    block = bytearray(block)
-"""
-
 
 Lease = list[list[Round]]  # of each operator, its rounds
 
@@ -75,8 +57,6 @@ def run(*, quick: bool) -> None:
             for condition in CONDITIONS:
                 leases[condition].append(_measured(models, folder=Path(folder), condition=condition))
     figures = {**_errors(leases), **_intervals(leases["idle"])}
-    for load in CONDITIONS[1:]:
-        figures |= _verdicts(leases["idle"], leases[load], load)
     record(
         "estimator_study",
         settings={
@@ -87,18 +67,14 @@ def run(*, quick: bool) -> None:
             "blocks_us": {name: [_compact(lease) for lease in taken] for name, taken in leases.items()},
         },
         figures=figures,
-        targets={
-            f"interval_covers_{STOPPING.min_rounds}": Target(">=", 0.93),
-            # Of 95 % intervals that are true, one in twenty is left.
-            **{f"steady_outside_{load}_share": Target("<=", 0.05) for load in CONDITIONS[1:]},
-        },
+        targets={f"interval_covers_{STOPPING.min_rounds}": Target(">=", 0.93)},
         save=not quick,
     )
 
 
 def _measured(models: Sequence[Path], *, folder: Path, condition: str) -> Lease:
     """The rounds of a new runner."""
-    with LocalDevice() as device, _load(condition, core=device.core):
+    with LocalDevice() as device, load(condition, core=device.core):
         protocol = device.report.protocol
         reference = folder / f"{protocol.reference.id}.tflite"
         if not reference.exists():
@@ -109,23 +85,6 @@ def _measured(models: Sequence[Path], *, folder: Path, condition: str) -> Lease:
             lease[visit.position].append(round_of(visit, BlockStatistic.P5))
     assert all(len(rounds) == ROUNDS for rounds in lease), "the runner was cut off"
     return lease
-
-
-@contextmanager
-def _load(condition: str, *, core: int | None) -> Iterator[None]:
-    """A process that keeps a core and its memory busy, or none."""
-    if condition == "idle" or core is None:
-        yield
-        return
-    others = sorted(os.sched_getaffinity(0) - {core})
-    chosen = core if condition == "same_core" or not others else others[0]
-    with subprocess.Popen([sys.executable, "-c", LOAD, str(chosen)], stdout=subprocess.PIPE) as load:
-        try:
-            assert load.stdout is not None
-            assert load.stdout.readline() == b"busy\n", "the load does not run"
-            yield
-        finally:
-            load.kill()
 
 
 def _p5_ms(rounds: Sequence[Round]) -> list[float]:
@@ -140,6 +99,12 @@ def _lower_quartile(blocks_ms: Sequence[float]) -> float:
     return quantiles(blocks_ms, n=4, method="inclusive")[0]
 
 
+def _trimmed_mean(blocks_ms: Sequence[float]) -> float:
+    """Without the slowest and the fastest quarter."""
+    out = len(blocks_ms) // 4
+    return fmean(sorted(blocks_ms)[out : len(blocks_ms) - out])
+
+
 def _reference_ratio(rounds: Sequence[Round]) -> float:
     """In units of the reference operator."""
     readings_ms = [fmean((r.reference_before_ms, r.reference_after_ms)) for r in rounds]
@@ -151,6 +116,8 @@ ESTIMATORS: dict[str, Callable[[Sequence[Round]], float]] = {
     "minimum_of_median": lambda rounds: min(_medians_ms(rounds)),
     "lower_quartile_of_p5": lambda rounds: _lower_quartile(_p5_ms(rounds)),
     "lower_quartile_of_median": lambda rounds: _lower_quartile(_medians_ms(rounds)),
+    "trimmed_mean_of_p5": lambda rounds: _trimmed_mean(_p5_ms(rounds)),
+    "trimmed_mean_of_median": lambda rounds: _trimmed_mean(_medians_ms(rounds)),
     "median_of_p5": lambda rounds: median(_p5_ms(rounds)),
     "median_of_median": lambda rounds: median(_medians_ms(rounds)),
     "reference_ratio": _reference_ratio,
@@ -188,35 +155,6 @@ def _intervals(idle: list[Lease]) -> dict[str, Figure]:
         figures[f"interval_covers_{rounds}"] = Figure(fmean(shares), min(shares), max(shares), "share")
     widths = [100 * median(e.relative_half_width for e in _estimates(lease, STOPPING.min_rounds)) for lease in idle]
     return figures | {"interval_half_width_pct": Figure.over(widths, "%")}
-
-
-def _verdicts(idle: list[Lease], loaded: list[Lease], load: str) -> dict[str, Figure]:
-    steady, outside, off_pct = [], [], []
-    for quiet, busy in zip(idle, loaded, strict=True):
-        estimates = zip(_estimates(quiet, ROUNDS), _estimates(busy, STOPPING.min_rounds), strict=True)
-        called = [both for both, is_steady in zip(estimates, _steady(busy), strict=True) if is_steady]
-        steady.append(len(called) / len(busy))
-        outside += [not a.low_ms <= b.latency_ms <= a.high_ms for a, b in called]
-        off_pct += [100 * abs(b.latency_ms / a.latency_ms - 1) for a, b in called]
-    share = fmean(outside) if outside else 0.0
-    error_pct = quantiles(off_pct, n=20)[-1] if len(off_pct) > 1 else 0.0
-    return {
-        f"steady_{load}_share": Figure.over(steady, "share"),
-        f"steady_outside_{load}_share": Figure(share, share, share, "share"),
-        f"steady_error_{load}_pct": Figure(error_pct, error_pct, max([error_pct, *off_pct]), "%"),
-    }
-
-
-def _steady(lease: Lease) -> list[bool]:
-    """Which operators of a lease are steady after the fewest rounds, by an agent that knows this lease alone."""
-    taken = [of_one[: STOPPING.min_rounds] for of_one in lease]
-    quiet = QuietReadings()
-    for made in chain.from_iterable(taken):
-        quiet.note(made)
-    return [
-        verdict_of(of_one, estimate, stopping=STOPPING, quiet_reference_ms=quiet.smallest_ms) == Verdict.STEADY
-        for of_one, estimate in zip(taken, _estimates(lease, STOPPING.min_rounds), strict=True)
-    ]
 
 
 def _compact(lease: Lease) -> list[str]:

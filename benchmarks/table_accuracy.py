@@ -1,14 +1,16 @@
 """How true is a calibrated table? Random networks that the calibration has not seen, predicted and measured.
 
 For each space: its operators are measured, then the networks of `table calibrate`, then the usual table for as long a
-time on the device, then random networks. Everything is converted before the device measures, so that nothing else runs
-meanwhile; and leases are as large as they may be, so that the weather of this machine falls on many subjects alike. The
-work lies in a folder, and the same command goes on with it:
+time on the device, then random networks, and in the end some operators again, an hour after the first time. Everything
+is converted before the device measures, so that nothing else runs meanwhile; and leases are as large as they may be, so
+that the weather of this machine falls on many subjects alike. The work lies in a folder, and the same command goes on
+with it:
 
     python -m benchmarks.table_accuracy --folder runs/accuracy --space basic --minutes 8
     python -m benchmarks.table_accuracy --folder runs/accuracy --space large --minutes 8
 
 Each call works for so long and says what is left; the one that ends a space writes the results of those that are ended.
+The usual table is made in one piece, however long that takes.
 `python -m benchmarks table_accuracy` does all of it at once. Figures, `_large` for the large space:
 
     mape_pct, worst_pct, bias_pct   error of the predicted latency, in percent of what was measured
@@ -17,6 +19,8 @@ Each call works for so long and says what is left; the one that ends a space wri
     coverage_share                  measured latencies inside the 95 % interval of their prediction
     coverage_off_share              how far that is from 0.95
     table_s                         the device at work for table and calibration
+    repeat_within_interval_share    operators measured again an hour later that lie in the interval of the first time
+    repeat_difference_pct           how far the second time is from the first, median
     usual_mape_pct, usual_kendall_tau
                                     a plain sum over the usual table, after as long a time on the device
 """
@@ -27,6 +31,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, NamedTuple, TypeVar
 
@@ -59,6 +64,8 @@ QUICK_SPACES, QUICK_CALIBRATED, QUICK_TESTED = ("demo",), 12, 10
 TEST_SEED, CALIBRATION_SEED = 1, 0
 RESAMPLES = 1000  # of the bootstrap
 SETTLE_S = 5.0  # between converting and measuring
+REPEATED, QUICK_REPEATED = 48, 6  # operators that are measured again
+LATER_S, QUICK_LATER_S = 3600.0, 0.0
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
@@ -69,20 +76,30 @@ class OutOfTime(Exception):
 
 
 class Errors(NamedTuple):
-    """Of the tested networks, in their order."""
+    """Of the tested networks, in their order, and of the operators that were measured again."""
 
     measured_ms: Floats
     predicted_ms: Floats
     usual_ms: Floats
     inside: Floats  # 1 where the measured latency is in the interval
-    table_s: float
+    table_s: Floats
+    repeated_pct: Floats  # difference of the second time from the first
+    repeated_inside: Floats  # 1 where the second is in the interval of the first
 
 
 def run(*, quick: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for space in QUICK_SPACES if quick else SPACES:
             calibrated, tested = (QUICK_CALIBRATED, QUICK_TESTED) if quick else (NETWORKS, TESTED)
-            Work(Path(folder), space, calibrated=calibrated, tested=tested, deadline=float("inf")).do()
+            Work(
+                Path(folder),
+                space,
+                calibrated=calibrated,
+                tested=tested,
+                repeated=QUICK_REPEATED if quick else REPEATED,
+                later_s=QUICK_LATER_S if quick else LATER_S,
+                deadline=float("inf"),
+            ).do()
         report(Path(folder), QUICK_SPACES if quick else SPACES, save=not quick)
 
 
@@ -97,7 +114,9 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 60 * minutes
     try:
-        Work(folder, space, calibrated=calibrated, tested=networks, deadline=deadline).do()
+        Work(
+            folder, space, calibrated=calibrated, tested=networks, repeated=REPEATED, later_s=LATER_S, deadline=deadline
+        ).do()
     except OutOfTime as left:
         typer.echo(f"{left}. Run the same command again to go on.")
         raise typer.Exit(3) from None
@@ -116,6 +135,8 @@ class Work:
     space_name: str
     calibrated: int
     tested: int
+    repeated: int
+    later_s: float
     deadline: float  # by time.monotonic()
 
     def do(self) -> None:
@@ -123,10 +144,19 @@ class Work:
         result = self.folder / f"{self.space_name}.json"
         if result.exists():
             return
-        home = self.folder / self.space_name
-        home.mkdir(exist_ok=True)
-        self.home, self.space = home, load_space(self.space_name)
+        self.home, self.space = self.folder / self.space_name, load_space(self.space_name)
+        self.home.mkdir(exist_ok=True)
         self._introduce_the_device()
+        held, judged = self.home / "table.json", self.home / "judged.json"
+        if not judged.exists():
+            table, errors = self._judged()
+            write_text(held, table.model_dump_json())
+            write_text(judged, json.dumps({key: value.tolist() for key, value in errors.items()}))
+        errors = json.loads(judged.read_text()) | self._repeated(Table.model_validate_json(held.read_text()))
+        write_text(result, json.dumps(errors))
+
+    def _judged(self) -> tuple[Table, dict[str, Floats]]:
+        """The table, and how it predicts networks that it has not seen."""
         operators = self.space.operators()
         self._take("operators", operators)
         table = self._with_service(lambda latencies: latencies.publish())
@@ -144,8 +174,43 @@ class Work:
         usual = self._usual(operators, seconds=table_s)
         tested = unseen_networks(self.space, teachers, count=self.tested)
         latencies_ms = [one.latency_ms for one in self._take("networks to test with", tested)]
-        judged = judge(table.with_calibrations([calibration]), tested, latencies_ms, usual, table_s=table_s)
-        write_text(result, json.dumps({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in judged.items()}))
+        return table, judge(table.with_calibrations([calibration]), tested, latencies_ms, usual) | {
+            "table_s": np.array(table_s)
+        }
+
+    def _repeated(self, table: Table) -> dict[str, list[float]]:
+        """Some of its operators, measured again so much later than the last of them was measured."""
+        first = table.entries[:: max(len(table.entries) // self.repeated, 1)]
+        operators, due = [one.operator for one in first], max(one.measured_at for one in first)
+        due += timedelta(seconds=self.later_s)
+
+        def newest(latencies: LatencyService) -> list[Latency]:
+            return latencies.measured(operators, purpose=Purpose.TABLE, on_progress=lambda _: None)
+
+        def measure(latencies: LatencyService) -> None:
+            with ServiceConnection(self.url) as connection, start_agent(self.home, self.url):
+                query = LatencyQuery(
+                    device=latencies.device.model,
+                    subjects=tuple(operators),
+                    queue_missing=True,
+                    measure_again=True,
+                    client="benchmark",
+                )
+                connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query)
+                while any(one.measured_at < due for one in newest(latencies)):
+                    self._in_time(f"{len(operators)} operators are being measured again")
+                    time.sleep(0.5)
+
+        if any(one.measured_at < due for one in self._with_service(newest)):
+            wait_s = max((due - datetime.now(UTC)).total_seconds(), 0.0)
+            self._in_time(f"{len(operators)} operators are measured again in {wait_s:.0f} s", needed_s=wait_s)
+            time.sleep(wait_s)
+            self._with_service(measure)
+        pairs = list(zip(first, self._with_service(newest), strict=True))
+        return {
+            "repeated_pct": [100 * abs(later.latency_ms / one.latency_ms - 1) for one, later in pairs],
+            "repeated_inside": [float(one.low_ms <= later.latency_ms <= one.high_ms) for one, later in pairs],
+        }
 
     def _take(self, name: str, subjects: Sequence[Subject]) -> list[Latency]:
         """Have subjects converted, then measured, with nothing else at work."""
@@ -181,7 +246,6 @@ class Work:
         """Milliseconds by the operator's id."""
         path = self.home / "usual.json"
         if not path.exists():
-            self._in_time("the usual table is still to be measured", needed_s=seconds)
             typer.echo(f"{self.space_name}: the usual table, {seconds:.0f} s")
             models = {one.id: self.home / f"{one.id}.tflite" for one in operators}
             self._with_service(lambda _: self._fetch(models))
@@ -261,14 +325,9 @@ def unseen_networks(space: SearchSpace, seen: Sequence[Network], *, count: int) 
 
 
 def judge(
-    table: Table,
-    networks: Sequence[Network],
-    latencies_ms: Sequence[float],
-    usual_ms: dict[str, float],
-    *,
-    table_s: float,
-) -> dict[str, Floats | float]:
-    """What `Errors` holds."""
+    table: Table, networks: Sequence[Network], latencies_ms: Sequence[float], usual_ms: dict[str, float]
+) -> dict[str, Floats]:
+    """What `Errors` holds of networks."""
     calibration = table.calibrations[0]
     predictions = [predicted(add_up(network.operators, table.by_subject), calibration) for network in networks]
     inside = [
@@ -276,13 +335,12 @@ def judge(
         for one, ms in zip(predictions, latencies_ms, strict=True)
     ]
     sums_ms = [sum(usual_ms[operator.id] for operator in network.operators) for network in networks]
-    return Errors(
-        measured_ms=np.array(latencies_ms),
-        predicted_ms=np.array([one.latency_ms for one in predictions]),
-        usual_ms=np.array(sums_ms),
-        inside=np.array(inside, dtype=np.float64),
-        table_s=table_s,
-    )._asdict()
+    return {
+        "measured_ms": np.array(latencies_ms),
+        "predicted_ms": np.array([one.latency_ms for one in predictions]),
+        "usual_ms": np.array(sums_ms),
+        "inside": np.array(inside, dtype=np.float64),
+    }
 
 
 def report(folder: Path, spaces: Sequence[str], *, save: bool) -> None:
@@ -299,18 +357,20 @@ def report(folder: Path, spaces: Sequence[str], *, save: bool) -> None:
             f"within_3pct_share{mark}": Target(">=", 0.99),
             f"kendall_tau{mark}": Target(">=", 0.99),
             f"coverage_off_share{mark}": Target("<=", 0.02),
+            f"repeat_within_interval_share{mark}": Target(">=", 0.93),
         }
         tested[space] = len(errors.measured_ms)
     record("table_accuracy", settings={"networks": tested}, figures=figures, targets=targets, save=save)
 
 
 def figures_of(errors: Errors) -> dict[str, Figure]:
-    """Each over all networks, with its 95 % bootstrap interval."""
-    drawn = np.random.default_rng(0).integers(len(errors.measured_ms), size=(RESAMPLES, len(errors.measured_ms)))
+    """Each over all networks, or operators, with its 95 % bootstrap interval."""
 
-    def figure(of: Callable[[NDArray[np.int64]], float], unit: str) -> Figure:
+    def figure(of: Callable[[NDArray[np.int64]], float], unit: str, *, count: int | None = None) -> Figure:
+        number = count or len(errors.measured_ms)
+        drawn = np.random.default_rng(0).integers(number, size=(RESAMPLES, number))
         low, high = np.quantile([of(rows) for rows in drawn], [0.025, 0.975])
-        return Figure(of(np.arange(len(errors.measured_ms))), float(low), float(high), unit)
+        return Figure(of(np.arange(number)), float(low), float(high), unit)
 
     def off_pct(predicted_ms: Floats) -> Floats:
         return 100 * (predicted_ms / errors.measured_ms - 1)
@@ -335,6 +395,12 @@ def figures_of(errors: Errors) -> dict[str, Figure]:
         "table_s": Figure.over([float(errors.table_s)], "s"),
         "usual_mape_pct": figure(lambda rows: float(np.abs(usual[rows]).mean()), "%"),
         "usual_kendall_tau": figure(tau(errors.usual_ms), "τ"),
+        "repeat_within_interval_share": figure(
+            lambda rows: float(errors.repeated_inside[rows].mean()), "share", count=len(errors.repeated_inside)
+        ),
+        "repeat_difference_pct": figure(
+            lambda rows: float(np.median(errors.repeated_pct[rows])), "%", count=len(errors.repeated_pct)
+        ),
     }
 
 

@@ -69,10 +69,11 @@ def ratio(first: KnownLatency, second: KnownLatency) -> Ratio:
     """Second over first, with an interval from their two intervals.
 
     On logarithms, where a ratio is a difference. The distance from an estimate to either end of its interval, divided
-    by the normal quantile of its confidence, is its standard error on that side, or, where the interval holds a
-    repetition (docs/decisions/0020), √2 times that: two measurements differ by the errors of both. The two that make the ratio larger add
-    up as squares, and so do the two that make it smaller (MOVER: Donner and Zou, "Closed-form confidence intervals for
-    functions of the normal mean and standard deviation", 2012). The p-value is that of the side on which 1 lies.
+    by the normal quantile of its confidence, is its standard error on that side, or √2 times that where the interval
+    holds a repetition (docs/decisions/0020), since two measurements differ by the errors of both. The two that make the
+    ratio larger add up as squares, and so do the two that make it smaller (MOVER: Donner and Zou, "Closed-form
+    confidence intervals for functions of the normal mean and standard deviation", 2012). The p-value is that of the
+    side on which 1 lies.
     """
     value = second.latency_ms / first.latency_ms
     below, above = _log_errors(first), _log_errors(second)
