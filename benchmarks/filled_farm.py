@@ -142,7 +142,12 @@ def measurement(subject_id: str, *, serial: str) -> Measurement:
         started_at=now, finished_at=now,
     )  # fmt: skip
     return Measurement.from_rounds(
-        rounds, subject_id=subject_id, stopping=PROTOCOL.stopping, provenance=provenance, pooled=UNKNOWN
+        rounds,
+        subject_id=subject_id,
+        stopping=PROTOCOL.stopping,
+        provenance=provenance,
+        pooled=UNKNOWN,
+        quiet_reference_ms=1.0,
     )
 
 

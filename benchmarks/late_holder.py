@@ -129,5 +129,6 @@ class LateHolder:
             stopping=lease.protocol.stopping,
             provenance=provenance,
             pooled=UNKNOWN,
+            quiet_reference_ms=1.0,
         )
         return LeaseReport(outcomes=(Measured(job_id=job.job_id, measurement=made),))

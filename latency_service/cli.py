@@ -227,12 +227,18 @@ def prune(
         int | None,
         typer.Option(min=0, metavar="DAYS", help="older TFLite files go, if nothing needs them and they can be remade"),
     ] = None,
+    keep_given: Annotated[
+        int | None,
+        typer.Option(
+            min=0, metavar="DAYS", help="older TFLite files go that were sent here; measurements of them stay"
+        ),
+    ] = None,
 ) -> None:
     """Drop what is older than so many days; what is not named is kept. Latencies, intervals and tables always are.
 
     Services may run meanwhile. Let cron call it once a day.
     """
-    if keep_samples is keep_evidence is keep_models is None:
+    if keep_samples is keep_evidence is keep_models is keep_given is None:
         _refuse("Say what is to be dropped, and from which age on: --keep-samples 90, for example.")
     with _existing(database_url) as database:
         if keep_samples is not None:
@@ -244,6 +250,9 @@ def prune(
         if keep_models is not None:
             freed = retention.drop_models(database, before=utc_now() - timedelta(days=keep_models))
             typer.echo(f"{freed.files:,} TFLite files dropped, {freed.size_bytes / 1e6:,.1f} MB")
+        if keep_given is not None:
+            freed = retention.drop_models(database, before=utc_now() - timedelta(days=keep_given), given=True)
+            typer.echo(f"{freed.files:,} TFLite files that were sent here dropped, {freed.size_bytes / 1e6:,.1f} MB")
 
 
 @app.command(epilog="Example: padnas-service backup padnas-monday.db")

@@ -3,7 +3,7 @@
 import hashlib
 from datetime import datetime
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
 from latency_contract.model_files import TFLiteModel
@@ -59,9 +59,11 @@ def make_ready(session: Session, file: TFLiteModel, *, precision: str, now: date
             f"The bytes of {file.key} are not here. Send them first, with PUT /v1/models/{file.sha256},"
             " or use: padnas-client measure --tflite FILE"
         )
-    ready = {"state": ModelState.READY, "sha256": file.sha256, "requested_at": now, "attempts": 0}
+    ready = {"state": ModelState.READY, "sha256": file.sha256, "requested_at": now}
     session.execute(
         insert_if_absent(session, ModelRow)
         .values(subject_id=file.id, precision=precision, **ready)
         .on_conflict_do_nothing()
     )
+    dropped = (ModelRow.subject_id == file.id, ModelRow.precision == precision, ModelRow.state == ModelState.DROPPED)
+    session.execute(update(ModelRow).where(*dropped).values(**ready))  # and sent again since

@@ -36,23 +36,26 @@ def drop_evidence(database: Database, *, before: datetime) -> int:
     return _lighten(database, MeasurementRow.has_evidence, Measurement.without_evidence, before=before)
 
 
-def drop_models(database: Database, *, before: datetime) -> Freed:
-    """Delete TFLite files that were asked for before, and that nothing at hand needs.
+def drop_models(database: Database, *, before: datetime, given: bool = False) -> Freed:
+    """Delete TFLite files that were asked for before, and that nothing at hand needs: made here, or `given` to be
+    measured as they are.
 
-    Kept are those of queued and leased jobs, of reference operators, and those that were sent here. A dropped one is
-    converted anew when somebody asks for its subject to be measured again.
+    Kept are those of queued and leased jobs, and of reference operators. One that was made here is converted anew when
+    somebody asks for its subject to be measured again; one that was given has to be sent again then.
     """
     files = size_bytes = 0
     while True:
         with database.writing() as session:
-            candidates = session.scalars(select(ModelRow.subject_id).where(_unneeded(before)).limit(BATCH)).all()
+            candidates = session.scalars(
+                select(ModelRow.subject_id).where(_unneeded(before, given=given)).limit(BATCH)
+            ).all()
             if not candidates:
                 return Freed(files, size_bytes)
             # Whoever queues one of them waits now, or has done so, and the next question sees the job.
             lock_subjects(session, candidates)
             rows = session.scalars(
                 select(ModelRow)
-                .where(ModelRow.subject_id.in_(candidates), _unneeded(before))
+                .where(ModelRow.subject_id.in_(candidates), _unneeded(before, given=given))
                 .order_by(ModelRow.subject_id)
                 .with_for_update()
             ).all()
@@ -93,11 +96,12 @@ def _lighten(
         changed += len(rows)
 
 
-def _unneeded(before: datetime) -> ColumnElement[bool]:
+def _unneeded(before: datetime, *, given: bool) -> ColumnElement[bool]:
+    was_given = exists().where(SubjectRow.id == ModelRow.subject_id, SubjectRow.kind == GIVEN)
     return and_(
         ModelRow.state == ModelState.READY,
         ModelRow.requested_at < before,
-        ~exists().where(SubjectRow.id == ModelRow.subject_id, SubjectRow.kind == GIVEN),
+        was_given if given else ~was_given,
         ~exists().where(ProtocolRow.reference_id == ModelRow.subject_id),
         ~exists().where(
             JobRow.subject_id == ModelRow.subject_id,

@@ -220,13 +220,14 @@ def test_prune_drops_nothing_that_is_not_named(database_url: str) -> None:
     result = runner.invoke(app, ["prune", "--database-url", database_url])
     assert result.exit_code == 2
     assert "Say what is to be dropped" in result.stderr
-    options = ["--keep-samples", "90", "--keep-evidence", "365", "--keep-models", "30"]
+    options = ["--keep-samples", "90", "--keep-evidence", "365", "--keep-models", "30", "--keep-given", "30"]
     result = runner.invoke(app, ["prune", *options, "--database-url", database_url])
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "0 measurements keep one number a round, and no samples",
         "0 measurements keep no rejected rounds",
         "0 TFLite files dropped, 0.0 MB",
+        "0 TFLite files that were sent here dropped, 0.0 MB",
     ]
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import event, select, update
 from latency_contract.devices import DeviceReport
 from latency_contract.jobs import Failed, Lease, LeaseReport, LeaseRequest, Measured
 from latency_contract.measurements import Measurement, Verdict
+from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import IBConv, Network
 from latency_contract.protocols import BlockStatistic
 from latency_contract.tables import LatencyEntry, LatencyQuery, LatencyStatus, Purpose
@@ -42,7 +43,9 @@ class Laboratory:
                 content = conversion.subject_id.encode()
                 conversion_queue.store(session, conversion, content=content, conversion_s=0.1)
 
-    def ask(self, *operators: IBConv | Network, queue_missing: bool = False, **options: Any) -> list[LatencyEntry]:
+    def ask(
+        self, *operators: IBConv | Network | TFLiteModel, queue_missing: bool = False, **options: Any
+    ) -> list[LatencyEntry]:
         query = LatencyQuery(device="Pixel 3", subjects=operators, queue_missing=queue_missing, **options)
         with self.database.writing() as session:
             model, protocol = devices.resolve(session, query.device, protocol_id=None)

@@ -51,6 +51,7 @@ def noisy(lease: Lease, measurement: MakeMeasurement, *, rejected: int = 2) -> M
         subject_id=plain.subject_id,
         stopping=StoppingRule(),
         pooled=UNKNOWN,
+        quiet_reference_ms=2.0,
         provenance=plain.provenance,
         rejected=(evidence,) * rejected,
     )
@@ -200,6 +201,32 @@ def test_a_file_that_was_sent_here_stays_whoever_else_has_the_same_bytes(
     assert retention.drop_models(database, before=LATER) == Freed(0, 0)
     assert {sha256(given), sha256(same)} <= stored_files(database)
     assert model_states(database)[operator().id] == ModelState.DROPPED
+
+
+def test_a_file_that_was_sent_here_is_dropped_where_that_is_said_and_measured_when_it_is_sent_again(
+    laboratory: Laboratory, database: Database, operator: Make, measurement: MakeMeasurement
+) -> None:
+    measured(laboratory, operator(), measurement)
+    content = b"....TFL3 sent by somebody"
+    file = TFLiteModel(sha256=sha256(content))
+
+    def send() -> None:
+        with database.writing() as session:
+            model_files.store(session, file.sha256, content)
+
+    send()
+    laboratory.ask(file, queue_missing=True)
+    assert retention.drop_models(database, before=LATER, given=True) == Freed(0, 0), "it waits to be measured"
+    lease = laboratory.leased()
+    laboratory.accept(lease, result(lease, measurement))
+    assert retention.drop_models(database, before=LATER, given=True) == Freed(1, len(content))
+    assert laboratory.ask(file)[0].status == LatencyStatus.MEASURED
+    assert model_states(database)[operator().id] == ModelState.READY
+    with pytest.raises(UnknownModel, match="Send them first"):
+        laboratory.ask(file, queue_missing=True, measure_again=True)
+    send()
+    laboratory.ask(file, queue_missing=True, measure_again=True)
+    assert laboratory.leased().jobs[0].model_sha256 == file.sha256
 
 
 def test_a_file_that_was_sent_and_never_asked_for_stays(database: Database) -> None:
