@@ -13,10 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+def _tags_are_required(schema: dict[str, Any]) -> None:
+    """In JSON Schema. A tag has one value, which is also its default; without it nobody knows which type is meant."""
+    tags = [name for name, field in schema.get("properties", {}).items() if "const" in field]
+    if tags:
+        schema["required"] = sorted({*schema.get("required", ()), *tags})
+
+
 class Contract(BaseModel):
     """Base of everything that travels: immutable, and closed to fields that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=_tags_are_required)
 
 
 def canonical_json(value: Any) -> str:
