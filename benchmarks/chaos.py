@@ -3,17 +3,19 @@
 As docker-compose.yml has it: two services that convert nothing, one that does, a proxy in front of them, PostgreSQL.
 The agents are processes with the agent's own loop and a scripted device behind it (scripted_agent.py): what they report
 is no measurement of anything. What breaks between an agent and a real `adbd` is in adb_faults.py. A kill is due once as
-many operators are measured as were drawn for it; what is killed is drawn too, and started again within two seconds, as
-is what ended by itself because another was away. Meanwhile a holder that always comes too late (late_holder.py)
-reports with tokens of leases whose jobs others have. Then the same on SQLite, with one service that converts itself.
-Figures, those of SQLite with the suffix `_sqlite`:
+many operators are measured as were drawn for it; what is killed is drawn too, and is away for up to two seconds. What
+ends by itself, as a service that starts while PostgreSQL is away, is started again at once. Meanwhile a holder that
+always comes too late (late_holder.py) reports with tokens of leases whose jobs others have. Then the same on SQLite,
+with one service that converts itself. Figures, those of SQLite with the suffix `_sqlite`:
 
-    kills            by kill -9 before the last operator was measured; the log is in the results
-    lost             operators without a measurement at the end
-    duplicates       measurements beyond one for each operator
-    stale_accepted   requests with a stale token that were answered as if it were valid, or measurements stored by them
-    stale_refused    such requests that were refused
-    wall_s           until everything was measured
+    kills                 by kill -9 before the last operator was measured; the log is in the results
+    lost                  operators without a measurement at the end
+    duplicates            measurements beyond one for each operator
+    stale_accepted        requests with a stale token that were answered as if it were valid, or measurements stored by
+                          them
+    stale_refused         such requests that were refused
+    ended_by_themselves   programs that ended though nobody had killed them; their last words are in the results
+    wall_s                until everything was measured
 """
 
 import random
@@ -51,14 +53,14 @@ POLL_S = 0.1
 GIVE_UP_S = 1800.0  # what is not measured by then is lost
 UNITS = {
     "kills": "kills", "lost": "operators", "duplicates": "measurements", "stale_accepted": "requests",
-    "stale_refused": "requests", "wall_s": "s",
+    "stale_refused": "requests", "ended_by_themselves": "programs", "wall_s": "s",
 }  # fmt: skip
 
 
 class Ended(NamedTuple):
     figures: dict[str, float]
     log: list[str]  # of kills
-    by_themselves: int  # programs that ended since another was away, and were started again
+    by_themselves: list[str]  # programs that ended, and their last words
 
 
 def run(*, quick: bool) -> None:
@@ -88,6 +90,40 @@ def run(*, quick: bool) -> None:
     )
 
 
+class Programs:
+    """What is to run. `start` has how, by name; `running` what was started last."""
+
+    def __init__(self) -> None:
+        self.start: dict[str, Callable[[], Program]] = {}
+        self.running: dict[str, Program] = {}
+        self.ended_by_themselves: list[str] = []  # and their last words
+        self._down_until: dict[str, float] = {}  # of what was killed
+
+    def away(self) -> list[str]:
+        return [name for name in self.start if name not in self.alive()]
+
+    def alive(self) -> list[str]:
+        return [name for name, program in self.running.items() if program.process.poll() is None]
+
+    def kill(self, name: str, *, down_until: float) -> None:
+        self.running[name].kill()
+        self._down_until[name] = down_until
+
+    def keep_running(self, *, now: float) -> None:
+        """Start what is away, unless it was killed and is not due yet."""
+        for name in self.away():
+            if now < self._down_until.get(name, now):
+                continue
+            if self._down_until.pop(name, None) is None and name in self.running:
+                words = self.running[name].log.read_text().splitlines()
+                self.ended_by_themselves.append(f"{name}: {words[-1] if words else ''}")
+            self.running[name] = self.start[name]()
+
+    def stop(self) -> None:
+        for program in self.running.values():
+            program.kill()
+
+
 class _Farm:
     """Services, agents and a database, all of which are killed."""
 
@@ -98,10 +134,7 @@ class _Farm:
         self._database_url = database_url
         self._generator = generator
         self._postgresql = postgresql
-        self._start: dict[str, Callable[[], Program]] = {}
-        self._running: dict[str, Program] = {}
-        self._down_until: dict[str, float] = {}
-        self._by_themselves = 0
+        self._programs = Programs()
 
     def measure(self, operators: Sequence[Operator], *, kills: int) -> Ended:
         """All but the last one, which shows in the end that what was refused would have been taken in time."""
@@ -111,13 +144,13 @@ class _Farm:
         database.migrate()
         with ExitStack() as stack:
             stack.callback(database.dispose)
-            stack.callback(self._stop)
+            stack.callback(self._programs.stop)
             url = self._services(stack)
             for number in range(1, AGENTS + 1):
                 self._agent(f"agent-{number}", url)
-            self._keep_running()
-            for name in [name for name in self._start if not name.startswith("agent")]:
-                self._running[name].wait_for_line(r"(latency service on)")
+            self._programs.keep_running(now=time.monotonic())
+            for name in [name for name in self._programs.start if not name.startswith("agent")]:
+                self._programs.running[name].wait_for_line(r"(latency service on)")
             connection = stack.enter_context(ServiceConnection(url))
             service = LatencyService(connection, device=None, client="benchmark", wait=True)
             holder = LateHolder(url, database, like=service.device)
@@ -130,19 +163,20 @@ class _Farm:
             holding.start()
             due = sorted(self._generator.randrange(len(wanted) * 4 // 5) for _ in range(kills))  # so that all find time
             while not over.wait(self._generator.expovariate(1 / PAUSE_S)) and time.monotonic() < began + GIVE_UP_S:
-                self._keep_running()
+                self._programs.keep_running(now=time.monotonic())
                 done = len(self._measured(database)[0])
                 if len(log) < kills and due[len(log)] <= done:
                     at_s = time.monotonic() - began
                     log.append(f"{at_s:.1f} s, {done} measured: {self._kill()}")
             wall_s = time.monotonic() - began
             over.set()
-            while holding.is_alive() or asking.is_alive() or self._down_until:  # what is away comes back
-                self._keep_running()
+            while holding.is_alive() or asking.is_alive() or self._programs.away():  # what is away comes back
+                self._programs.keep_running(now=time.monotonic())
                 time.sleep(POLL_S)
             measured, of_holder = self._measured(database)
-            for name in [name for name in self._running if name.startswith("agent")]:
-                self._running.pop(name).kill()
+            for name, program in self._programs.running.items():
+                if name.startswith("agent"):
+                    program.kill()
             service.request([control], purpose=Purpose.TABLE)
             assert holder.in_time() == 200, "what the late holder reports would be refused anyway"
         ids = {operator.id for operator in wanted}
@@ -152,9 +186,10 @@ class _Farm:
             "duplicates": len(measured) - len(set(measured)),
             "stale_accepted": holder.accepted + of_holder,
             "stale_refused": holder.refused,
+            "ended_by_themselves": len(self._programs.ended_by_themselves),
             "wall_s": wall_s,
         }
-        return Ended(figures, log, self._by_themselves)
+        return Ended(figures, log, self._programs.ended_by_themselves)
 
     def _services(self, stack: ExitStack) -> str:
         """Returns where they are found."""
@@ -169,31 +204,21 @@ class _Farm:
         port = free_port()
         arguments = ["serve", "--port", str(port), "--database-url", self._database_url, *options]
         log = self._folder / f"{name}.log"
-        self._start[name] = lambda: Program("latency_service.cli", *arguments, log=log)
+        self._programs.start[name] = lambda: Program("latency_service.cli", *arguments, log=log)
         return f"http://127.0.0.1:{port}"
 
     def _agent(self, name: str, url: str) -> None:
         log = self._folder / f"{name}.log"
-        self._start[name] = lambda: Program("benchmarks.scripted_agent", url, name, log=log)
-
-    def _keep_running(self) -> None:
-        for name, start in self._start.items():
-            program = self._running.get(name)
-            if program is not None and program.process.poll() is None:
-                continue
-            if program is not None and name not in self._down_until:
-                self._by_themselves += 1
-            if time.monotonic() >= self._down_until.pop(name, 0.0):
-                self._running[name] = start()
+        self._programs.start[name] = lambda: Program("benchmarks.scripted_agent", url, name, log=log)
 
     def _kill(self) -> str:
         """A kind of program is drawn, then one of those that run; returns its name."""
-        alive = [name for name, program in self._running.items() if program.process.poll() is None]
+        alive = self._programs.alive()
         victims: dict[str, list[str]] = {}
         for name in alive:
             victims.setdefault(name.partition("-")[0], []).append(name)
         converting = "converter" if self._postgresql is not None else "service"
-        if converting in alive and (children := _tensorflow(self._running[converting])):
+        if converting in alive and (children := _tensorflow(self._programs.running[converting])):
             victims.setdefault("converter", []).append("TensorFlow")
         if self._postgresql is not None:
             victims["PostgreSQL"] = ["PostgreSQL"]
@@ -208,8 +233,7 @@ class _Farm:
             time.sleep(down_s)
             self._postgresql.start()
         else:
-            self._running[name].kill()
-            self._down_until[name] = time.monotonic() + down_s
+            self._programs.kill(name, down_until=time.monotonic() + down_s)
         return name
 
     def _ask(self, service: LatencyService, operators: Sequence[Operator], over: threading.Event) -> None:
@@ -226,10 +250,6 @@ class _Farm:
             rows = session.execute(select(MeasurementRow.subject_id, MeasurementRow.device_serial)).all()
         by_agents = [row.subject_id for row in rows if row.device_serial != SERIAL]
         return by_agents, len(rows) - len(by_agents)
-
-    def _stop(self) -> None:
-        for program in self._running.values():
-            program.kill()
 
 
 def _tensorflow(service: Program) -> list[psutil.Process]:
