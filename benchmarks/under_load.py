@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -63,12 +63,31 @@ def run(*, quick: bool) -> None:
                 latencies, seconds = _measured(operators)
             tables[condition].append(latencies)
             wall_s[condition].append(seconds)
+    figures, targets = judged(tables, wall_s)
+    record(
+        "under_load",
+        settings={
+            "operators": [operator.key for operator in operators],
+            "repetitions": len(tables["idle"]),
+            "steady": {name: sum(map(len, map(_steady, of_one))) for name, of_one in tables.items()},
+            "wall_s": {name: [round(seconds, 1) for seconds in of_one] for name, of_one in wall_s.items()},
+        },
+        figures=figures,
+        targets=targets,
+        save=not quick,
+    )
+
+
+def judged(
+    tables: Mapping[str, Sequence[Sequence[Latency]]], wall_s: Mapping[str, Sequence[float]]
+) -> tuple[dict[str, Figure], dict[str, Target]]:
+    """By condition: of each repetition, the latencies of the same operators, and how long they took."""
     idle_ms = [median(one.latency_ms for one in of_one) for of_one in zip(*tables["idle"], strict=True)]
     figures = {
         "steady_share_idle": Figure.over([_steady_share(table) for table in tables["idle"]], "share"),
         "off_pct_idle": Figure.over([median(_off_pct(table, idle_ms)) for table in tables["idle"]], "%"),
     }
-    targets, steady = {}, {"idle": sum(len(_steady(table)) for table in tables["idle"])}
+    targets = {}
     for name in CONDITIONS[1:]:
         loaded = tables[name]
         off_pct = [_off_pct(table, idle_ms) for table in loaded]
@@ -81,28 +100,19 @@ def run(*, quick: bool) -> None:
             f"steady_share_{name}": Figure.over([_steady_share(table) for table in loaded], "share"),
         }
         called = [[one[place] for place in _steady(table)] for one, table in zip(off_pct, loaded, strict=True)]
-        steady[name] = sum(map(len, called))
-        if steady[name]:
+        if any(called):
             target_pct = 100 * StoppingRule().target
             shares = [sum(off > target_pct for off in one) / len(one) for one in called if one]
             figures[f"steady_off_share_{name}"] = Figure(
-                sum(off > target_pct for one in called for off in one) / steady[name], min(shares), max(shares), "share"
+                sum(off > target_pct for one in called for off in one) / sum(map(len, called)),
+                min(shares),
+                max(shares),
+                "share",
             )
             figures[f"steady_worst_pct_{name}"] = Figure.over([max(one) for one in called if one], "%")
             # Of 95 % intervals that are true, one in twenty is left.
             targets[f"steady_off_share_{name}"] = Target("<=", 0.05)
-    record(
-        "under_load",
-        settings={
-            "operators": [operator.key for operator in operators],
-            "repetitions": len(tables["idle"]),
-            "steady": steady,
-            "wall_s": {name: [round(seconds, 1) for seconds in of_one] for name, of_one in wall_s.items()},
-        },
-        figures=figures,
-        targets=targets,
-        save=not quick,
-    )
+    return figures, targets
 
 
 def _measured(operators: Sequence[Subject]) -> tuple[Sequence[Latency], float]:
