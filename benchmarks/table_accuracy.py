@@ -9,7 +9,8 @@ with it:
     python -m benchmarks.table_accuracy --folder runs/accuracy --space basic --minutes 8
     python -m benchmarks.table_accuracy --folder runs/accuracy --space large --minutes 8
 
-Each call works for so long and says what is left; the one that ends a space writes the results of those that are ended.
+Each call works for so long and says what is left; the one that ends a space writes its results, beside those of the
+other space, which may be of another day (`measured_on` in the results).
 The usual table is made in one piece, however long that takes.
 `python -m benchmarks table_accuracy` does all of it at once. Figures, `_large` for the large space:
 
@@ -42,7 +43,7 @@ from scipy.stats import kendalltau
 from sqlalchemy import func, select
 
 from benchmarks.processes import running_service, start_agent
-from benchmarks.results_file import Figure, Target, record
+from benchmarks.results_file import RESULTS, Figure, Target, record
 from benchmarks.usual_way import mean_latencies_ms
 from latency_contract.calibrations import CalibrationRequest
 from latency_contract.connection import ServiceConnection
@@ -59,6 +60,7 @@ from search_client.spaces import SearchSpace, load_space
 from search_client.table_calibration import NETWORKS, stratified_networks
 
 SPACES = ("basic", "large")
+MARKS = {"basic": "", "large": "_large", "demo": ""}  # of a space's figures
 TESTED = 100  # networks of each space
 QUICK_SPACES, QUICK_CALIBRATED, QUICK_TESTED = ("demo",), 12, 10
 TEST_SEED, CALIBRATION_SEED = 1, 0
@@ -66,6 +68,18 @@ RESAMPLES = 1000  # of the bootstrap
 SETTLE_S = 5.0  # between converting and measuring
 REPEATED, QUICK_REPEATED = 48, 6  # operators that are measured again
 LATER_S, QUICK_LATER_S = 3600.0, 0.0
+
+TARGETS = {
+    name + mark: target
+    for mark in ("", "_large")
+    for name, target in {
+        "mape_pct": Target("<=", 1.0),
+        "within_3pct_share": Target(">=", 0.99),
+        "kendall_tau": Target(">=", 0.99),
+        "coverage_off_share": Target("<=", 0.02),
+        "repeat_within_interval_share": Target(">=", 0.93),
+    }.items()
+}
 
 Floats = NDArray[np.float64]
 T = TypeVar("T")
@@ -344,23 +358,32 @@ def judge(
 
 
 def report(folder: Path, spaces: Sequence[str], *, save: bool) -> None:
-    figures: dict[str, Figure] = {}
-    targets: dict[str, Target] = {}
+    figures, measured_on = _of_another_day(spaces)
     tested = {}
     for space in spaces:
         document = json.loads((folder / f"{space}.json").read_text())
         errors = Errors._make(np.array(document[name]) for name in Errors._fields)
-        mark = "_large" if space == "large" else ""
-        figures |= {name + mark: figure for name, figure in figures_of(errors).items()}
-        targets |= {
-            f"mape_pct{mark}": Target("<=", 1.0),
-            f"within_3pct_share{mark}": Target(">=", 0.99),
-            f"kendall_tau{mark}": Target(">=", 0.99),
-            f"coverage_off_share{mark}": Target("<=", 0.02),
-            f"repeat_within_interval_share{mark}": Target(">=", 0.93),
-        }
-        tested[space] = len(errors.measured_ms)
-    record("table_accuracy", settings={"networks": tested}, figures=figures, targets=targets, save=save)
+        figures |= {name + MARKS[space]: figure for name, figure in figures_of(errors).items()}
+        tested[space], measured_on[space] = len(errors.measured_ms), datetime.now(UTC).date().isoformat()
+    settings = {"networks": tested, "measured_on": measured_on}
+    targets = {name: target for name, target in TARGETS.items() if name in figures}
+    record("table_accuracy", settings=settings, figures=figures, targets=targets, save=save)
+
+
+def _of_another_day(spaces: Sequence[str]) -> tuple[dict[str, Figure], dict[str, str]]:
+    """Figures that the results file has of the other spaces, and by space when they were measured."""
+    path = RESULTS / "table_accuracy.json"
+    if not path.exists():
+        return {}, {}
+    written = json.loads(path.read_text())
+    was_on = written["settings"]["measured_on"]
+    kept = {space: day for space, day in was_on.items() if space not in spaces}
+    figures = {
+        name: Figure(**figure)
+        for name, figure in written["figures"].items()
+        if any(name.endswith("_large") == (space == "large") for space in kept)
+    }
+    return figures, kept
 
 
 def figures_of(errors: Errors) -> dict[str, Figure]:
