@@ -26,6 +26,7 @@ from benchmarks import (
     table_accuracy,
     table_time,
     tunas_import,
+    under_load,
 )
 
 BENCHMARKS: dict[str, Callable[..., None]] = {
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[..., None]] = {
     "table_accuracy": table_accuracy.run,
     "repeatability": repeatability.run,
     "estimator_study": estimator_study.run,
+    "under_load": under_load.run,
     "demo_search": demo_search.run,
     "supernet_step": supernet_step.run,
     "ces_overhead": ces_overhead.run,
