@@ -30,8 +30,8 @@ def to_csv(table: OperatorTable) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(IMPORTED_COLUMNS)
     for entry in table.entries:
-        keys = " + ".join(number.key for number in entry.source)
-        writer.writerow([entry.key, *known_latency(entry), keys])
+        known, keys = known_latency(entry), " + ".join(number.key for number in entry.source)
+        writer.writerow([entry.key, known.latency_ms, known.low_ms, known.high_ms, known.confidence, keys])
     return text.getvalue()
 
 
