@@ -235,8 +235,8 @@ class Search:
         confidence = "" if self.config.latency_confidence is None else ", and so does --latency-confidence"
         return (
             f"not calibrated for this space ({reason}): predictions are plain sums, whose intervals leave out how whole"
-            f" networks differ from sums{confidence}. Run `padnas-client table calibrate` first, with the same --space,"
-            " --input-size, --width and --classes; most networks of an earlier calibration are measured already."
+            f" networks differ from sums{confidence}. `padnas-client table calibrate`, with the same --space,"
+            " --input-size, --width and --classes, mends that for the next search."
         )
 
     def _latency(self, space: SearchSpace, table: AnyTable) -> AdditiveLatency:

@@ -193,7 +193,7 @@ def test_a_bound_that_holds_with_a_probability_leaves_room_and_resumes_to_the_sa
     final = json.loads(document)
     assert final["calibration"] is None
     assert "not calibrated for this space (whole networks were never held against these measurements)" in result.stderr
-    assert "and so does --latency-confidence. Run `padnas-client table calibrate` first" in result.stderr
+    assert "and so does --latency-confidence. `padnas-client table calibrate`, with the same --space" in result.stderr
     evaluated = [json.loads(line) for line in (tmp_path / "run" / "stage-1" / "history.jsonl").read_text().splitlines()]
     assert all(one["latency_ms"] < one["at_most_ms"] <= final["latency_bounds_ms"][1] for one in evaluated)
     assert all(one["low_ms"] < one["latency_ms"] < one["high_ms"] for one in evaluated)
