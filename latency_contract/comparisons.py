@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
+from latency_contract.tables import Latency
+
 CONFIDENCE = 0.95  # of the interval of a ratio
 FALSE_DISCOVERIES = 0.05  # share of what is called significant that may be chance
 NORMAL = NormalDist()
@@ -23,6 +25,11 @@ class KnownLatency(NamedTuple):
     high_ms: float | None
     confidence: float | None
     holds_repetition: bool = False  # the interval holds another measurement, and not only the true latency
+
+    @classmethod
+    def of_measured(cls, one: Latency) -> "KnownLatency":
+        """What a measurement here knows (docs/decisions/0020)."""
+        return cls(one.latency_ms, one.low_ms, one.high_ms, one.confidence, holds_repetition=True)
 
 
 class Ratio(NamedTuple):

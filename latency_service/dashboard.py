@@ -162,7 +162,4 @@ def comparable(session: Session) -> list[TableSummary]:
 
 
 def _known(table: Table) -> dict[str, KnownLatency]:
-    return {
-        e.key: KnownLatency(e.latency_ms, e.low_ms, e.high_ms, e.confidence, holds_repetition=True)
-        for e in table.entries
-    }
+    return {entry.key: KnownLatency.of_measured(entry) for entry in table.entries}

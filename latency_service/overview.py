@@ -44,7 +44,6 @@ class Overview(NamedTuple):
     devices: Sequence[DeviceRow]  # the one seen last first
     conversions: dict[ModelState, int]  # subjects without a model by its state: UNCONVERTED
     pending_since: datetime | None  # the conversion that has waited longest
-    converting_until: datetime | None  # the longest claim of a converter, which may have passed
     failed: dict[str, int]  # jobs that ended without a measurement, by device model
     expiries: dict[str, int]  # leases whose deadline passed, by device model
 
@@ -103,19 +102,11 @@ def overview(session: Session, *, now: datetime) -> Overview:
     )
     let_go = and_(ModelRow.state == ModelState.CONVERTING, ModelRow.claimed_until < now)  # by a converter that is gone
     model_state = case((let_go, ModelState.PENDING), else_=ModelRow.state).label("state")
-    model = (
-        select(model_state, ModelRow.requested_at, ModelRow.claimed_until)
-        .where(ModelRow.state.in_(UNCONVERTED))
-        .subquery()
-        .c
-    )
+    model = select(model_state, ModelRow.requested_at).where(ModelRow.state.in_(UNCONVERTED)).subquery().c
     conversions = session.execute(
-        select(model.state, func.count(), func.min(model.requested_at), func.max(model.claimed_until)).group_by(
-            model.state
-        )
+        select(model.state, func.count(), func.min(model.requested_at)).group_by(model.state)
     ).all()
-    pending_since = {state: since for state, _, since, _ in conversions}
-    converting_until = {state: until for state, _, _, until in conversions}
+    pending_since = {state: since for state, _, since in conversions}
     failed = session.execute(
         select(JobRow.device_model, func.count()).where(text(FAILED_STATE)).group_by(JobRow.device_model)
     )
@@ -128,9 +119,8 @@ def overview(session: Session, *, now: datetime) -> Overview:
             for model, state, priority, jobs, oldest in active
         ),
         devices.everyone(session),
-        dict.fromkeys(UNCONVERTED, 0) | {ModelState(state): count for state, count, _, _ in conversions},
+        dict.fromkeys(UNCONVERTED, 0) | {ModelState(state): count for state, count, _ in conversions},
         pending_since.get(ModelState.PENDING),
-        converting_until.get(ModelState.CONVERTING),
         {model: int(count) for model, count in failed},
         {model: int(count) for model, count in expiries},
     )

@@ -175,8 +175,8 @@ def _attention(
                 f"{jobs} under protocol {one.protocol_id[:8]} ({wanted.runtime} {wanted.runtime_version}), and every"
                 " agent of one at work measures under another: start one with that runtime, and the options of then"
             )
-    converting = found.converting_until is not None and found.converting_until > now
-    if found.pending_since is not None and not converting and now - found.pending_since > UNCONVERTED:
+    nobody_converts = not found.conversions[ModelState.CONVERTING]
+    if found.pending_since is not None and nobody_converts and now - found.pending_since > UNCONVERTED:
         pending = _count(found.conversions[ModelState.PENDING], "subject")
         said.append(
             f"{pending} to convert, the oldest for {ago(now - found.pending_since)}, and no service does: start one"

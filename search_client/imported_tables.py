@@ -185,7 +185,7 @@ def of_operators(table: AnyTable) -> OperatorTable:
 
 def known_latency(entry: TableEntry | ImportedEntry) -> KnownLatency:
     if isinstance(entry, TableEntry):
-        return KnownLatency(entry.latency_ms, entry.low_ms, entry.high_ms, entry.confidence, holds_repetition=True)
+        return KnownLatency.of_measured(entry)
     if entry.interval is None:
         return KnownLatency(entry.latency_ms, None, None, None)
     return KnownLatency(entry.latency_ms, entry.interval.low_ms, entry.interval.high_ms, entry.interval.confidence)
