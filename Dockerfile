@@ -35,5 +35,7 @@ CMD ["padnas-service", "serve", "--host", "0.0.0.0"]
 # Measures on the machine that it runs on, or on devices that it reaches over ADB.
 FROM base AS agent
 RUN pip install --constraint /requirements.lock "$(echo /wheels/*.whl)[agent]"
+# The key by which phones know it is kept in a volume, which takes its owner from here.
+RUN install --directory --owner padnas --mode 700 /home/padnas/.android
 USER padnas
 CMD ["padnas-agent", "run", "--device", "local"]

@@ -1,1 +1,1 @@
-"""Benchmarks: every figure that the README quotes, as a command that anyone can run."""
+"""Benchmarks: every figure that README and docs/measured.md show, as a command that anyone can run."""

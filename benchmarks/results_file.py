@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a table for people, and a results file with machine, date, spread and targets."""
+"""What a benchmark leaves: figures for people, and a results file with machine, date, spread and targets."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.shown_figures import PAGES, rewrite
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -49,7 +51,7 @@ def record(
     targets: Mapping[str, Target] | None = None,
     save: bool,
 ) -> None:
-    """Print the figures, and write them to `benchmarks/results/NAME.json` where `save` says so."""
+    """Print the figures; where `save` says so, write them to `benchmarks/results/NAME.json` and to the pages."""
     targets = targets or {}
     table = Table("figure", "value", "low", "high", "unit", "target", title=name)
     for figure_name, figure in figures.items():
@@ -75,6 +77,8 @@ def record(
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    for page in PAGES:
+        rewrite(page, document)
 
 
 def _machine() -> str:

@@ -20,6 +20,8 @@ The usual table is made in one piece, however long that takes.
     coverage_share                  measured latencies inside the 95 % interval of their prediction
     coverage_off_share              how far that is from 0.95
     table_s                         the device at work for table and calibration
+    halves_difference_pct           how far the tested networks' numbers by half of their rounds are from those by the
+                                    other half, mean: how well they are known that predictions are judged by
     repeat_within_interval_share    operators measured again an hour later that lie in the interval of the first time
     repeat_difference_pct           how far the second time is from the first, median
     usual_mape_pct, usual_kendall_tau
@@ -48,13 +50,14 @@ from benchmarks.usual_way import mean_latencies_ms
 from latency_contract.calibrations import CalibrationRequest
 from latency_contract.connection import ServiceConnection
 from latency_contract.jobs import MAX_LEASED_JOBS
+from latency_contract.measurements import Measurement
 from latency_contract.operators import Network, Subject
 from latency_contract.predictions import add_up, predicted
 from latency_contract.tables import Latency, LatencyAnswer, LatencyQuery, LatencyStatus, Purpose, Table
 from latency_service.database import Database
 from latency_service.models import ModelRow, ModelState
 from search_client.durable_files import write_text
-from search_client.latencies import LatencyService, known_devices
+from search_client.latencies import LatencyService, kept_measurement, known_devices
 from search_client.progress import ConsoleProgress
 from search_client.spaces import SearchSpace, load_space
 from search_client.table_calibration import NETWORKS, stratified_networks
@@ -97,6 +100,7 @@ class Errors(NamedTuple):
     usual_ms: Floats
     inside: Floats  # 1 where the measured latency is in the interval
     table_s: Floats
+    halves_pct: Floats  # difference of a network's number by every other of its rounds from that by the rest
     repeated_pct: Floats  # difference of the second time from the first
     repeated_inside: Floats  # 1 where the second is in the interval of the first
 
@@ -161,21 +165,26 @@ class Work:
         self.home, self.space = self.folder / self.space_name, load_space(self.space_name)
         self.home.mkdir(exist_ok=True)
         self._introduce_the_device()
-        held, judged = self.home / "table.json", self.home / "judged.json"
+        judged = self.home / "judged.json"
+        table = self._table()
         if not judged.exists():
-            table, errors = self._judged()
-            write_text(held, table.model_dump_json())
+            errors = self._judged(table)
             write_text(judged, json.dumps({key: value.tolist() for key, value in errors.items()}))
-        errors = json.loads(judged.read_text()) | self._repeated(Table.model_validate_json(held.read_text()))
+        errors = json.loads(judged.read_text()) | {"halves_pct": self._halves_pct(table)} | self._repeated(table)
         write_text(result, json.dumps(errors))
 
-    def _judged(self) -> tuple[Table, dict[str, Floats]]:
-        """The table, and how it predicts networks that it has not seen."""
+    def _table(self) -> Table:
+        """As its operators were measured first."""
+        held = self.home / "table.json"
+        if not held.exists():
+            self._take("operators", self.space.operators())
+            write_text(held, self._with_service(lambda latencies: latencies.publish()).model_dump_json())
+        return Table.model_validate_json(held.read_text())
+
+    def _judged(self, table: Table) -> dict[str, Floats]:
+        """How it predicts networks that it has not seen."""
         operators = self.space.operators()
-        self._take("operators", operators)
-        table = self._with_service(lambda latencies: latencies.publish())
-        rng = np.random.default_rng(CALIBRATION_SEED)
-        teachers = stratified_networks(self.space, table, count=self.calibrated, rng=rng)
+        teachers, tested = self._networks(table)
         self._take("networks to calibrate with", teachers)
         request = CalibrationRequest(
             space=self.space.name,
@@ -186,11 +195,27 @@ class Work:
         typer.echo(calibration.sentence)
         table_s = self._spent_s("operators") + self._spent_s("networks to calibrate with")
         usual = self._usual(operators, seconds=table_s)
-        tested = unseen_networks(self.space, teachers, count=self.tested)
         latencies_ms = [one.latency_ms for one in self._take("networks to test with", tested)]
-        return table, judge(table.with_calibrations([calibration]), tested, latencies_ms, usual) | {
+        return judge(table.with_calibrations([calibration]), tested, latencies_ms, usual) | {
             "table_s": np.array(table_s)
         }
+
+    def _networks(self, table: Table) -> tuple[list[Network], list[Network]]:
+        """To calibrate with, and to test with."""
+        rng = np.random.default_rng(CALIBRATION_SEED)
+        teachers = stratified_networks(self.space, table, count=self.calibrated, rng=rng)
+        return teachers, unseen_networks(self.space, teachers, count=self.tested)
+
+    def _halves_pct(self, table: Table) -> list[float]:
+        """Of each tested network, the difference between its number by every other round and by the rest."""
+
+        def kept(latencies: LatencyService) -> list[Measurement]:
+            measured = latencies.measured(self._networks(table)[1], purpose=Purpose.TABLE, on_progress=lambda _: None)
+            with ServiceConnection(self.url) as connection:
+                return [kept_measurement(connection, one.measurement_id) for one in measured]
+
+        blocks_ms = [[one.block_ms for one in measurement.rounds] for measurement in self._with_service(kept)]
+        return [100 * abs(min(blocks[::2]) / min(blocks[1::2]) - 1) for blocks in blocks_ms]
 
     def _repeated(self, table: Table) -> dict[str, list[float]]:
         """Some of its operators, measured again so much later than the last of them was measured."""
@@ -416,6 +441,7 @@ def figures_of(errors: Errors) -> dict[str, Figure]:
         "coverage_share": figure(lambda rows: float(errors.inside[rows].mean()), "share"),
         "coverage_off_share": figure(lambda rows: round(abs(float(errors.inside[rows].mean()) - 0.95), 9), "share"),
         "table_s": Figure.over([float(errors.table_s)], "s"),
+        "halves_difference_pct": figure(lambda rows: float(errors.halves_pct[rows].mean()), "%"),
         "usual_mape_pct": figure(lambda rows: float(np.abs(usual[rows]).mean()), "%"),
         "usual_kendall_tau": figure(tau(errors.usual_ms), "τ"),
         "repeat_within_interval_share": figure(

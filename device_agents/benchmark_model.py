@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from device_agents.benchmark_output import BlockSummary, Program, UnparsableOutput, ending_of, parse_text
-from device_agents.errors import AgentError, DeviceFault, SubjectFault
+from device_agents.errors import AgentError, DeviceFault, SubjectFault, Unexplained
 from latency_contract.protocols import BlockStatistic, Delegate, Protocol
 
 
@@ -189,7 +189,7 @@ def fault_of(status: int, text: str, *, abi: str) -> AgentError:
         return DeviceFault(f"This build of benchmark_model does not take its arguments: {ending_of(text)}")
     if _REFUSES.search(text):
         return SubjectFault(f"benchmark_model refuses this model: {ending_of(text)}")
-    return DeviceFault(f"benchmark_model ended with status {status}: {ending_of(text)}")
+    return Unexplained(f"benchmark_model ended with status {status}: {ending_of(text)}")
 
 
 _ABIS = {  # by word size in bits and `e_machine` of an ELF header

@@ -11,7 +11,7 @@ import struct
 from enum import StrEnum
 from typing import NamedTuple
 
-from device_agents.errors import DeviceFault
+from device_agents.errors import Unexplained
 from latency_contract.measurements import MAX_LATENCY_MS
 from latency_contract.protocols import BlockStatistic
 
@@ -25,7 +25,7 @@ class Program(StrEnum):
     LITERT = "litert"  # of LiteRT: runs its compiled models, and has --use_npu
 
 
-class UnparsableOutput(DeviceFault):
+class UnparsableOutput(Unexplained):
     """An output that gives no latency, or one that contradicts itself; `output` is its end."""
 
     def __init__(self, why: str, output: str) -> None:

@@ -20,7 +20,7 @@ from rich.table import Table
 from device_agents.adb import DEFAULT_KEY, parse_target, why_no_usb
 from device_agents.adb_device import AdbDevice
 from device_agents.doctor import Finding, examine, examine_local
-from device_agents.errors import DeviceChanged, DeviceFault
+from device_agents.errors import AgentOutdated, DeviceChanged, DeviceFault
 from device_agents.farm import Farm
 from device_agents.local_device import LocalDevice, processor_name, runtime_is_installed
 from device_agents.loop import Agent
@@ -71,6 +71,7 @@ def main() -> None:
 
 @app.command(epilog="Example: padnas-agent run --service http://127.0.0.1:8000 --device local")
 def run(
+    context: typer.Context,
     service: Annotated[str, typer.Option("--service", envvar="PADNAS_SERVICE", help="URL of the latency service")],
     device: Annotated[
         str, typer.Option("--device", help="local (this machine), adb:HOST:PORT, usb, usb:SERIAL, or all: every phone")
@@ -98,6 +99,7 @@ def run(
     if stop_with_input:
         threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
     with _sentences():
+        _must_be_heeded(context, device)
         if device == "all":
             options = ["--service", service, "--adb-key", str(adb_key), "--max-jobs", str(max_jobs)]
             if benchmark_binary is not None:
@@ -121,6 +123,7 @@ def run(
 
 @app.command(epilog="Example: padnas-agent doctor --device adb:192.168.1.7:5555")
 def doctor(
+    context: typer.Context,
     device: DeviceOption = "local",
     benchmark_binary: BinaryOption = None,
     device_folder: FolderOption = None,
@@ -129,6 +132,7 @@ def doctor(
 ) -> None:
     """Say whether a device is fit to measure, and why not."""
     with _sentences():
+        _must_be_heeded(context, device)
         if device == "local":
             checks = examine_local()
         else:
@@ -164,6 +168,24 @@ def devices(tcp: TcpOption = None, adb_key: AdbKeyOption = DEFAULT_KEY, as_json:
         typer.echo(missing, err=True)
 
 
+def _must_be_heeded(context: typer.Context, device: str) -> None:
+    """Raises ValueError for an option that was given for a device that it says nothing of.
+
+    What the environment says is for whichever device it fits.
+    """
+    of_phones = {"benchmark_binary": "--benchmark-binary", "device_folder": "--device-folder", "adb_key": "--adb-key"}
+    ignored = of_phones if device == "local" else {}
+    if device != "all":
+        ignored = ignored | {"tcp": "--tcp"}
+    sources = {option: context.get_parameter_source(name) for name, option in ignored.items()}
+    given = [option for option, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} would be ignored with --device {device}. Leave out, or choose another device:"
+            " --device adb:HOST:PORT or usb for one phone, --device all for every one."
+        )
+
+
 def _wait_for_end_of_input(stop: threading.Event) -> None:
     """Whoever started this agent holds the other end, and lets go of it however it ends."""
     while os.read(sys.stdin.fileno(), 4096):  # not the buffer, which an agent that ends could not close meanwhile
@@ -185,6 +207,6 @@ def _sentences() -> Iterator[None]:
     except ValueError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from error
-    except (DeviceChanged, DeviceFault, ServiceError) as error:
+    except (AgentOutdated, DeviceChanged, DeviceFault, ServiceError) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error

@@ -80,15 +80,15 @@ def examine(target: AdbTarget, *, keys: Path, benchmark_binary: Path | None, fol
         return examine_remote(device.enrolment, device.state(), runner=device.identity.runner)
 
 
-def examine_remote(enrolment: Enrolment, readings: DeviceState, *, runner: str | None = None) -> list[Check]:
+def examine_remote(enrolment: Enrolment, readings: DeviceState, *, runner: str) -> list[Check]:
     """What a device over ADB is, and its state now. What a gate would wait for is unfit.
 
-    `runner` is the program that was found to work there, if one was tried.
+    `runner` is the program that was found to work there.
     """
     return [
         Check("device", Finding.GOOD, f"{enrolment.model}, {enrolment.soc}, serial {enrolment.serial}"),
         Check("system", Finding.GOOD, f"{enrolment.os_build}, {enrolment.abi}"),
-        _remote_runner(enrolment) if runner is None else Check("runner", Finding.GOOD, runner),
+        Check("runner", Finding.GOOD, runner),
         _remote_core(enrolment),
         _remote_governor(enrolment, readings),
         *_gates(enrolment, readings),
@@ -96,16 +96,6 @@ def examine_remote(enrolment: Enrolment, readings: DeviceState, *, runner: str |
         _free_space(enrolment),
         _unreadable(enrolment, readings),
     ]
-
-
-def _remote_runner(enrolment: Enrolment) -> Check:
-    if enrolment.litert is not None:
-        return Check("runner", Finding.GOOD, f"LiteRT {enrolment.litert.version}, Python {enrolment.litert.python}")
-    wanted = f"Android and {enrolment.abi}" if enrolment.android else enrolment.abi
-    advice = f"give the agent a benchmark_model built for {wanted}: --benchmark-binary PATH"
-    if not enrolment.android:
-        advice = f"install ai-edge-litert for its python3, or {advice}"
-    return Check("runner", Finding.WARNING, "has no runtime of its own", advice)
 
 
 def _remote_core(enrolment: Enrolment) -> Check:

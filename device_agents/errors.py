@@ -9,9 +9,11 @@ AgentError
 │   ├── DeviceFull    it has no space left
 │   ├── CommandHung   a command did not end in time, or printed without end; it was ended
 │   ├── PathRefused   it does not give or take this file
+│   ├── Unexplained   benchmark_model failed, or printed what is no latency, and does not say why
 │   └── SuspectedFault the model that ran at the time may have caused it
 │       ├── DeviceRebooted
 │       └── BracketsDisagree too many rounds were rejected: the device changes while the model runs
+├── AgentOutdated     the service speaks a newer contract: the agent ends
 ├── DeviceChanged     another device answers in its place, or it has another system now: the agent ends
 ├── LeaseLost         the service gave the jobs to another device: they are dropped here
 └── Stopped           somebody ended the agent: the lease is given back
@@ -56,6 +58,10 @@ class PathRefused(DeviceFault):
     pass
 
 
+class Unexplained(DeviceFault):
+    pass
+
+
 class SuspectedFault(DeviceFault):
     def __init__(self, sentence: str, *, suspect: Path | None) -> None:
         super().__init__(sentence)
@@ -67,6 +73,10 @@ class DeviceRebooted(SuspectedFault):
 
 
 class BracketsDisagree(SuspectedFault):
+    pass
+
+
+class AgentOutdated(AgentError):
     pass
 
 

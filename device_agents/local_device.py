@@ -239,7 +239,12 @@ def _lock_machine() -> int:
     """Two agents on one machine would disturb each other's measurements."""
     path = Path(tempfile.gettempdir()) / "padnas-local-device.lock"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not path.exists():  # whoever comes first; others may not write to it, and need not
+            with contextlib.suppress(FileExistsError):
+                made = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL)
+                os.fchmod(made, 0o444)  # for every user of this machine, whatever the umask
+                os.close(made)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
         raise DeviceFault(f"The lock file {path} cannot be opened: {error.strerror}. Remove it.") from error
     try:

@@ -1,6 +1,8 @@
 """The agent's loop: lease, fetch, measure, report; and what is done about each kind of fault."""
 
+import contextlib
 import hashlib
+import json
 import logging
 import tempfile
 import threading
@@ -8,11 +10,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol as Interface
+from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
 
 from device_agents.drift import Brackets, QuietReadings
-from device_agents.errors import DeviceChanged, DeviceFault, LeaseLost, Stopped, SuspectedFault
+from device_agents.errors import AgentOutdated, DeviceChanged, DeviceFault, LeaseLost, Stopped, SuspectedFault
 from device_agents.heartbeats import Heartbeat
 from device_agents.rounds import MeasuringDevice, Outcome, check_rounds, measure
 from latency_contract.connection import (
@@ -24,7 +27,16 @@ from latency_contract.connection import (
     ServiceUnreachable,
 )
 from latency_contract.devices import Device, DeviceFaultReport, DeviceReport
-from latency_contract.jobs import MAX_REASON, CheckReport, DeviceCheck, Lease, LeaseRelease, LeaseReport, LeaseRequest
+from latency_contract.jobs import (
+    MAX_REASON,
+    CheckReport,
+    DeviceCheck,
+    Lease,
+    LeaseRelease,
+    LeaseReport,
+    LeaseRequest,
+    Reported,
+)
 from latency_contract.protocols import Protocol, StoppingRule
 
 log = logging.getLogger(__name__)
@@ -34,6 +46,9 @@ MOST_ROUNDS = 240  # of a subject whose measuring a budget ends, five times what
 LEASE_OR_CHECK: TypeAdapter[Lease | DeviceCheck] = TypeAdapter(Lease | DeviceCheck)
 LOOK_AFTER_S = 30.0  # a device without work is looked at so often, to say in time that it is gone
 FETCHES = 3  # of a model that arrives damaged
+REPORT_AGAIN_S = 2.0  # before a report is sent again that did not reach the service
+IN_BETWEEN_S = 600.0  # for which something else may answer a report before it is given up
+OUTDATED = "This agent cannot read the service's leases: it is older than the service."
 
 
 class AgentDevice(MeasuringDevice, Interface):
@@ -71,6 +86,7 @@ class Agent:
         """Serve until told to stop. A service that is away is waited for.
 
         Raises:
+            AgentOutdated: the service is newer than this agent.
             DeviceChanged: the device is not the one that was reported.
             NotAllowed: the service does not accept the token, or no longer; asking again would not help.
             ServiceRefused: the service does not accept this device.
@@ -94,9 +110,13 @@ class Agent:
             self._stop.wait(wait_s)
 
     def _report_device(self) -> None:
+        report = self._say_it_is_here()
+        log.info("measuring on %s (%s) for %s", report.model, report.serial, self._connection.base_url)
+
+    def _say_it_is_here(self) -> DeviceReport:
         report = self._device.report if self._budget_s is None else _with_budget(self._device.report, self._budget_s)
         self._connection.ask("PUT", f"/v1/devices/{report.serial}", Device, body=report)
-        log.info("measuring on %s (%s) for %s", report.model, report.serial, self._connection.base_url)
+        return report
 
     def _serve_one_lease(self) -> float:
         """Returns how many seconds to wait before asking again."""
@@ -108,7 +128,8 @@ class Agent:
         try:
             lease = LEASE_OR_CHECK.validate_json(response.content)
         except ValidationError as error:
-            raise NotThisService("The service gave a lease that this agent cannot read. Update the agent.") from error
+            self._give_back_unread(response.content)
+            raise NotThisService("What answered gave no lease that this agent can read.") from error
         if isinstance(lease, DeviceCheck):
             self._check_device(lease)
             return 0.0
@@ -124,10 +145,21 @@ class Agent:
             except DeviceChanged as change:
                 self._release(lease, DeviceFault(str(change)))
                 raise
-            except OSError as error:
-                self._release(lease, DeviceFault(f"The agent cannot store models: {error}. Free some disk space."))
         self._looked_at = time.monotonic()
         return 0.0
+
+    def _give_back_unread(self, content: bytes) -> None:
+        """A service of a newer version may give leases with more in them than this agent knows.
+
+        Raises:
+            AgentOutdated: it did; the jobs are unharmed.
+        """
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            token = str(json.loads(content)["token"])
+            release = LeaseRelease(device_fault=f"{OUTDATED} Update it.")
+            with contextlib.suppress(ServiceError):
+                self._connection.request("POST", f"/v1/leases/{quote(token)}/release", body=release)
+            raise AgentOutdated(f"{OUTDATED} Update it: pip install --upgrade 'pad-nas[agent]'")
 
     def _look_after_device(self) -> None:
         """Nobody would notice that a device without work is gone: look, and say so."""
@@ -146,10 +178,21 @@ class Agent:
             DeviceChanged: the device is not the one that was reported.
         """
         log.warning("in quarantine: %s", check.reason)
+        seen_at = time.monotonic()
+
+        def still_here() -> None:
+            """There is no lease to renew, and a device that has to cool may take many minutes."""
+            nonlocal seen_at
+            self._may_go_on()
+            if time.monotonic() - seen_at > LOOK_AFTER_S:
+                with contextlib.suppress(ServiceUnreachable):
+                    self._say_it_is_here()
+                seen_at = time.monotonic()
+
         try:
-            with tempfile.TemporaryDirectory(prefix="padnas-agent-") as folder:
-                reference = self._fetch(check.reference_sha256, Path(folder))
-                rounds = check_rounds(reference, protocol=check.protocol, device=self._device, check=self._may_go_on)
+            with _room_for_models() as folder:
+                reference = self._fetch(check.reference_sha256, folder)
+                rounds = check_rounds(reference, protocol=check.protocol, device=self._device, check=still_here)
         except Stopped:
             return
         except DeviceFault as fault:
@@ -179,12 +222,12 @@ class Agent:
             if heartbeat.lost.is_set():
                 raise LeaseLost("another device has the jobs of this lease; what was measured of them is dropped")
 
-        with tempfile.TemporaryDirectory(prefix="padnas-agent-") as folder:
-            reference = self._fetch(lease.reference_sha256, Path(folder))
+        with _room_for_models() as folder:
+            reference = self._fetch(lease.reference_sha256, folder)
             yield from measure(
                 lease.jobs,
                 protocol=lease.protocol,
-                models={job.model_sha256: self._fetch(job.model_sha256, Path(folder)) for job in lease.jobs},
+                models={job.model_sha256: self._fetch(job.model_sha256, folder) for job in lease.jobs},
                 reference=reference,
                 device=self._device,
                 check=check,
@@ -206,16 +249,28 @@ class Agent:
         raise ServiceUnreachable(f"Model {sha256} arrived damaged {FETCHES} times.")
 
     def _report(self, lease: Lease, outcomes: Sequence[Outcome]) -> None:
-        """Deliver outcomes, however long the service is away. Raises LeaseLost, DeviceFault or Stopped."""
+        """Deliver outcomes, however long the service is away.
+
+        Raises:
+            DeviceFault: the service refuses them, or something between lets no report pass.
+            LeaseLost, Stopped: they are dropped.
+        """
         if not outcomes:
             return
         report = LeaseReport(outcomes=tuple(outcomes))
+        deadline = time.monotonic() + IN_BETWEEN_S
         while True:
             try:
-                self._connection.request("POST", f"/v1/leases/{lease.token}/report", body=report)
+                self._connection.ask("POST", f"/v1/leases/{lease.token}/report", Reported, body=report)
             except (ServiceUnreachable, NotThisService) as error:  # or a proxy answers in its place
+                if isinstance(error, NotThisService) and time.monotonic() > deadline:
+                    size_mb = len(report.model_dump_json()) / 1e6
+                    raise DeviceFault(
+                        f"A report of {size_mb:.1f} MB does not reach the service: {error} If a proxy is between, it"
+                        " has to let bodies of 16 MiB pass."
+                    ) from error
                 log.warning("%s Keeping %d outcomes and trying again.", error, len(outcomes))
-                if self._stop.is_set():
+                if self._stop.wait(REPORT_AGAIN_S):
                     raise Stopped("the agent was told to stop while the service is away") from error
             except NotAllowed:
                 raise
@@ -236,6 +291,21 @@ class Agent:
             self._connection.request("POST", f"/v1/leases/{lease.token}/release", body=release)
         except ServiceError as error:
             log.warning("the lease could not be given back: %s", error)
+
+
+@contextlib.contextmanager
+def _room_for_models() -> Iterator[Path]:
+    """A folder for the models of one lease, while it is measured.
+
+    Raises DeviceFault where this machine refuses what it takes: a file, a process.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="padnas-agent-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise DeviceFault(
+            f"The agent cannot store models or start its runner: {error}. Free some disk space, or memory."
+        ) from error
 
 
 def _with_budget(report: DeviceReport, budget_s: float) -> DeviceReport:

@@ -81,14 +81,9 @@ class ReadyDevices:
         self._serials: dict[str, str] = {}  # of the devices that were named
 
     def __call__(self, at_work: Collection[str]) -> list[str]:
-        try:
-            found = reachable(self._tcp, keys=self._keys, without=at_work)
-        except LinkLost as fault:
-            log.warning("%s", fault)
-            return []
         ready = []
         taken = {self._serials[name]: name for name in at_work if name in self._serials}
-        for device in found:
+        for device in reachable(self._tcp, keys=self._keys, without=at_work):
             name = str(device.target)
             if device.state != State.READY:
                 self._say_once(device.target, device.state, f"{name} is {device.state}: {device.advice}")

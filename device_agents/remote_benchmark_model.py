@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from device_agents.benchmark_model import Build, Crashed, fault_of, words
 from device_agents.enrolment import Enrolment, cores_in
-from device_agents.errors import DeviceFault, SubjectFault
+from device_agents.errors import DeviceFault, SubjectFault, SuspectedFault, Unexplained
 from device_agents.gates import parse_readings, readings_script
 from device_agents.litert_runner import CANNOT_WRITE, REFERENCE
 from device_agents.turns import Crash, Done, Pinned, Plan, Ran, Refused, Started, State, Step, block_limit_s
@@ -86,7 +86,8 @@ class RemoteBenchmarkModel:
         """What the script wrote, which may end anywhere.
 
         Raises:
-            DeviceFault: it cannot have written that, or a block's output gives no latency.
+            DeviceFault: it cannot have written that.
+            SuspectedFault: the program failed on a model and does not say why, or printed what is no latency.
         """
         began: int | None = None
         at_s = 0
@@ -101,7 +102,15 @@ class RemoteBenchmarkModel:
                     at_s = max(int(seconds) - began, 0)  # somebody may set the phone's clock
                     yield Started("started", int(position))
                 case ["printed", position, status] if _are_numbers(position, status):
-                    yield self._printed(section, int(position), int(status), at_s=at_s, min_runs=plan.protocol.min_runs)
+                    try:
+                        yield self._printed(
+                            section, int(position), int(status), at_s=at_s, min_runs=plan.protocol.min_runs
+                        )
+                    except Unexplained as fault:
+                        if int(position) == REFERENCE:
+                            raise
+                        # The same program has just run the reference operator.
+                        raise SuspectedFault(str(fault), suspect=plan.model(int(position))) from fault
                 case ["done"]:
                     yield Done("done")
                 case other:

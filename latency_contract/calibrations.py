@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import cached_property
+from statistics import NormalDist, median
 from typing import Annotated, NamedTuple, Self
 
 from pydantic import AwareDatetime, Field, model_validator
@@ -19,6 +20,7 @@ from latency_contract.measurements import Milliseconds
 MIN_NETWORKS = 10  # fewer say little about three coefficients and a spread
 MAX_NETWORKS = 200
 CLEARLY = 0.8  # a richer form has to leave at most so much of the plain one's error on networks it has not seen
+OF_INTERVALS = NormalDist().inv_cdf(0.975)  # standard deviations to either end of networks' 95 % intervals
 SAME = 1e-6  # relative difference that two machines' arithmetic may make
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -125,6 +127,16 @@ class Calibration(Contract):
         """What operators' intervals left open of the sums, on average over the networks, relative to the sums."""
         return math.fsum((n.sum_deviation_ms / n.sum_ms) ** 2 for n in self.networks) / len(self.networks)
 
+    @cached_property
+    def common_variance(self) -> float:
+        """What may move all of its networks alike in another lease, on average over them, relative to the sums.
+
+        They were measured in one lease, in the same weather, so that the residuals do not show it. The interval of each
+        holds a repetition (docs/decisions/0020) and says how far one moves; no more than that, all do (0034).
+        """
+        moves = [(n.high_ms - n.latency_ms) / OF_INTERVALS / n.sum_ms for n in self.networks]
+        return math.fsum(move**2 for move in moves) / len(moves)
+
     def latency_ms(self, terms: Terms) -> float:
         return self.fit.latency_ms(terms)
 
@@ -135,7 +147,13 @@ class Calibration(Contract):
         are known less well adds what is beyond that.
         """
         beyond_ms2 = max(0.0, sum_deviation_ms**2 - self.sum_variance * terms.sum_ms**2)
-        return math.sqrt(self.fit.variance_ms2(terms) + self.coefficients[1] ** 2 * beyond_ms2)
+        common_ms2 = self.common_variance * terms.sum_ms**2
+        return math.sqrt(self.fit.variance_ms2(terms) + common_ms2 + self.coefficients[1] ** 2 * beyond_ms2)
+
+    @property
+    def known_within_pct(self) -> float:
+        """How well its networks are known themselves: half-width of their intervals, median."""
+        return 100 * median(n.high_ms / n.latency_ms - 1 for n in self.networks)
 
     @property
     def formula(self) -> str:
@@ -150,7 +168,8 @@ class Calibration(Contract):
         return (
             f"calibrated on {self.calibrated_at:%Y-%m-%d} with {len(self.networks)} networks of '{self.space}':"
             f" {self.formula}; residual spread {self.residual_pct:.2f} %; left out one by one they are"
-            f" {self.left_out_mape_pct:.2f} % off on average, {self.left_out_worst_pct:.2f} % at worst"
+            f" {self.left_out_mape_pct:.2f} % off on average, {self.left_out_worst_pct:.2f} % at worst; measured again,"
+            f" they would lie within {self.known_within_pct:.2f} %"
         )
 
     @model_validator(mode="after")

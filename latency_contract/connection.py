@@ -4,7 +4,7 @@ ServiceError
 ├── ServiceUnreachable    no answer, or one that asks to come back later; was retried
 ├── ServiceRefused        an answer with an error body; trying again would not help
 │   └── NotAllowed        the token is missing, not valid, or not for this
-├── NotThisService        something else answers at this address
+├── NotThisService        something else answers at this address, or nothing can be asked there
 └── UnusableToken         the environment's token is none, or would travel where others can read it
 """
 
@@ -107,7 +107,10 @@ class ServiceConnection:
             raise NotThisService(f"'{base_url}' is not an address: {error}. Use http://HOST:PORT.") from error
         # A proxy of the environment is for other hosts than this machine.
         trust_env = url.host not in THIS_MACHINE
-        self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=trust_env, auth=_authorization(url))
+        try:
+            self._http = httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=trust_env, auth=_authorization(url))
+        except ImportError as error:
+            raise NotThisService(f"{base_url} cannot be asked through the proxy of the environment: {error}") from error
 
     def __enter__(self) -> Self:
         return self

@@ -91,6 +91,10 @@ class LeaseReport(Contract):
     ]
 
 
+class Reported(Contract):
+    remaining: int  # jobs of the lease without an outcome
+
+
 class LeaseRelease(Contract):
     """Give back what is left of a lease; with a `device_fault`, the device rests before its next one.
 

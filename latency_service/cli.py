@@ -24,6 +24,7 @@ from latency_service import backup as backup_file
 from latency_service import devices, drift, logs, retention, tokens
 from latency_service import status as status_report
 from latency_service.app import create_app, utc_now
+from latency_service.converter import Converter
 from latency_service.database import Database, reason
 from latency_service.errors import SchemaMismatch, UnknownDevice
 from latency_service.logs import LogFormat
@@ -97,7 +98,7 @@ def serve(
         config = uvicorn.Config(service, log_level="warning", log_config=None, access_log=False)
         own_url = _url(FROM_HERE.get(host, host), bound_port)
         with _local_agent(own_url, secret) if with_local_agent else contextlib.nullcontext() as agent:
-            _Server(config, agent).run(sockets=[listener])
+            _Server(config, agent, service.state.parts.converter).run(sockets=[listener])
 
 
 @app.command(epilog="Example: padnas-service migrate --database-url sqlite:///padnas.db")
@@ -134,7 +135,7 @@ def token_list(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, for scripts")] = False,
 ) -> None:
     """List the valid tokens: name, role, when created, when last used (to the minute)."""
-    with _prepared(database_url) as database, database.reading() as session:
+    with _existing(database_url) as database, database.reading() as session:
         rows, needed = tokens.valid(session), tokens.needed(session)
     if as_json:
         listed = [
@@ -165,7 +166,7 @@ def token_revoke(
     database_url: DatabaseUrl = Settings.database_url,
 ) -> None:
     """Revoke a token. Running services refuse it from the next request on."""
-    with _prepared(database_url) as database, database.writing() as session:
+    with _existing(database_url) as database, database.writing() as session:
         try:
             tokens.revoke(session, name, now=utc_now())
         except ValueError as error:
@@ -384,9 +385,18 @@ def _local_agent(url: str, secret: str) -> Iterator[subprocess.Popen[bytes]]:
 class _Server(uvicorn.Server):
     """Serves until a local agent has given its lease back, when told to stop; a second signal does not wait."""
 
-    def __init__(self, config: uvicorn.Config, agent: subprocess.Popen[bytes] | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, agent: subprocess.Popen[bytes] | None, converter: Converter | None
+    ) -> None:
         super().__init__(config)
         self._agent = agent
+        self._converter = converter
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Requests that wait for a conversion would be waited for, which may take minutes."""
+        if self._converter is not None:
+            self._converter.give_up()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         agent, self._agent = self._agent, None

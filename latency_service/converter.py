@@ -96,11 +96,15 @@ class Converter:
             self._send_away()
         return place.model.result()
 
-    def stop(self) -> None:
-        """End the thread and the process; a conversion under way is abandoned and will be claimed again."""
+    def give_up(self) -> None:
+        """End the process; a conversion under way is abandoned and will be claimed again, who waits is sent away."""
         self._stopping.set()
         self._work.set()
         _kill(self._pool)
+
+    def stop(self) -> None:
+        """Likewise, and wait for the thread to end."""
+        self.give_up()
         self._thread.join()
 
     def _run(self) -> None:

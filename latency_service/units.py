@@ -39,11 +39,15 @@ def reference_floor_ms(rounds: Sequence[Round]) -> float:
 
 
 def compare(session: Session, *, device_model: str, protocol_id: str) -> UnitComparison:
-    """Every unit of a model that has measured under a protocol."""
+    """Every unit of a model that has measured under a protocol; what was measured as it drifted counts no more."""
     age = func.row_number().over(partition_by=MeasurementRow.device_serial, order_by=MeasurementRow.id.desc())
     newest = (
         select(MeasurementRow.device_serial, MeasurementRow.reference_ms, age.label("age"))
-        .where(MeasurementRow.device_model == device_model, MeasurementRow.protocol_id == protocol_id)
+        .where(
+            MeasurementRow.device_model == device_model,
+            MeasurementRow.protocol_id == protocol_id,
+            MeasurementRow.drifted.is_(False),
+        )
         .subquery()
     )
     rows = session.execute(

@@ -1,6 +1,5 @@
 """Where the accuracies of a search come from: a supernet that is trained for every stage, or a published table."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -8,6 +7,7 @@ import torch
 
 from latency_contract.canonical import content_hash
 from search_client.config import SearchConfig
+from search_client.decoding import DecodingPass
 from search_client.known_optimum import KnownOptimum
 from search_client.oracle import AccuracyOracle, SupernetOracle
 from search_client.progress import ConsoleProgress
@@ -18,6 +18,7 @@ from search_client.supernet import Supernet
 from search_client.tabular_oracle import load_oracle
 from search_client.tensorboard import tensorboard
 from search_client.training import EpochRecord, train_supernet
+from search_client.worker_processes import cores
 
 ORACLE_BATCH_SIZE = 64  # images that pass through a candidate at a time; 128 of the demo's take half again as long
 
@@ -34,9 +35,15 @@ class TrainedSupernets:
         between_epochs: Callable[[], None],
     ) -> None:
         """Loads the images. Raises InvalidData, or AnotherSearch where the directory was begun with other images."""
-        self.data = config.load_data(known=directory.decoding(), progress=progress)
-        if self.data.decoding is not None:
-            directory.save_decoding(self.data.decoding)
+
+        def keep(found: DecodingPass) -> None:
+            directory.save_decoding(found)
+            if found.damaged:
+                progress.say(f"{directory.path / 'decoding.json'} names all images that do not decode.")
+
+        self.data = config.load_data(
+            input_size=config.load_space().stem.height, known=directory.decoding(), on_decoded=keep, progress=progress
+        )
         directory.record_data(self.data.record())
         self.space = config.load_space(classes=self.data.classes)
         self.fingerprint = self.data.fingerprint
@@ -74,8 +81,8 @@ class TrainedSupernets:
         stage, recipe = self._directory.stage(number), self._config.training(number)
         # One core stays free for an agent on this machine, which measures meanwhile: threads that wait for each other
         # on a core that is taken train several times more slowly. The search has all cores, as the table is complete.
-        cores = os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores - 1))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(min(threads, max(1, cores() - 1)))
         with (
             self._progress.task(f"stage {number}: training", recipe.epochs) as advance,
             tensorboard(self._directory.tensorboard / f"stage-{number}") as log,
@@ -95,7 +102,7 @@ class TrainedSupernets:
                 checkpoint=stage.checkpoint,
                 on_epoch=on_epoch,
             )
-        torch.set_num_threads(cores)
+        torch.set_num_threads(threads)
 
     def _asked(self, split: Literal["validation", "test"]) -> SupernetOracle:
         assert self._supernet is not None

@@ -33,6 +33,7 @@ from search_client.command_line import (
     errors_are_sentences,
     given_table,
     latency_service,
+    must_be_of,
     must_be_one,
     output,
 )
@@ -41,6 +42,7 @@ from search_client.imported_tables import read_table
 # What needs PyTorch is imported where it is used: `--help` and the small commands should not wait for it.
 if TYPE_CHECKING:
     from search_client.config import SearchConfig
+    from search_client.latency_sources import TableFile
     from search_client.pad_nas import LatencySource
     from search_client.progress import ConsoleProgress
     from search_client.run_directory import RunDirectory
@@ -67,7 +69,7 @@ NameOption = Annotated[str, typer.Option("--name", help="which architecture of f
 def search(
     out: Annotated[Path, typer.Option(help="directory of the search; the same one resumes it")],
     service: ServiceOrTableOption = None,
-    table: TableOption = None,
+    table: Annotated[str | None, typer.Option(help="a table file, exported or imported, instead of a service")] = None,
     space: Annotated[str | None, typer.Option(help="a built-in space, or the path of a TOML file")] = None,
     data: Annotated[str | None, typer.Option(help="digits, cifar10:PATH, folder:PATH or huggingface:PATH")] = None,
     oracle: Annotated[str | None, typer.Option(help="published accuracies, no training: nas-bench-macro:PATH")] = None,
@@ -101,6 +103,12 @@ def search(
     report_to_service: Annotated[
         bool, typer.Option("--report-to-service", help="show at the service's dashboard how far the search is")
     ] = False,
+    without_device: Annotated[
+        bool,
+        typer.Option(
+            "--without-device", help="finish a search whose device is gone: by its own table, nothing measured"
+        ),
+    ] = False,
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -117,7 +125,7 @@ def search(
         "data": data,
         "oracle": oracle,
         "device": device,
-        "table": None if table is None else str(table),
+        "table": table,
         "latency_min_ms": latency_min,
         "latency_max_ms": latency_max,
         "latency_confidence": latency_confidence,
@@ -137,7 +145,8 @@ def search(
         "seed": seed,
     }
     settings = resolve(flags, file=config)
-    must_be_one(service, settings.table)
+    if not without_device:
+        must_be_one(service, settings.table)
     who = settings.model_dump(mode="json", exclude=CHANGE_NO_RESULT)  # the same, whoever takes it up again
     client = f"search-{content_hash([who, str(out.resolve())])[:16]}"
     if report_to_service and service is None:
@@ -149,9 +158,12 @@ def search(
         if path.exists():
             progress.say(f"{out} holds a finished search.")
         else:
-            source = _latency_source(settings, directory, progress, service=service, client=client, wait=wait)
             try:
-                with source as latencies:
+                with (
+                    nullcontext(_own_table(directory))
+                    if without_device
+                    else _latency_source(settings, directory, progress, service=service, client=client, wait=wait)
+                ) as latencies:
                     found = Search(settings, latencies, directory, progress)
                     if report_to_service:
                         assert service is not None
@@ -355,11 +367,11 @@ def measure(
     """Measure a whole network on a device, or a TFLite file as it is."""
     from search_client.progress import ConsoleProgress
 
-    if tflite is not None and (from_file, space, choices) != (None, None, None):
-        raise ValueError("--tflite measures a file as it is. Leave out --from, --space and --choices.")
+    size = SpaceSize(input_size, width, classes)
+    if tflite is not None and ((from_file, space, choices) != (None, None, None) or size != SpaceSize()):
+        raise ValueError("--tflite measures a file as it is. Leave out --from, --space, --choices and their size.")
     given: bytes | Network
     if tflite is None:
-        size = SpaceSize(input_size, width, classes)
         given = _chosen(from_file, name=name, space=space, choices=choices, size=size).network
     else:
         given = tflite.read_bytes()
@@ -401,26 +413,31 @@ def train(
     from search_client.run_directory import RunFiles
     from search_client.standalone import final_architecture, spread_along_front, train_alone
 
-    run = RunFiles(from_run)
-    config = run.config()
     if name is not None and spread is not None:
         raise ValueError("Give --name or --spread, not both.")
+    run = RunFiles(from_run)
+    config, final = run.config(), run.finished()
     if spread is None:
-        found = [final_architecture(run, name or run.finished()["architectures"][0]["name"])]
+        found = [final_architecture(run, name or final["architectures"][0]["name"])]
     else:
         found = spread_along_front(run.stages()[-1].history(), count=spread)
-    progress = ConsoleProgress()
-    images = config.model_copy(update={"data": data or config.data}).load_data(known=run.decoding(), progress=progress)
+    progress, space = ConsoleProgress(), run.stage(1).space()
+    if data is None or data == config.data:
+        images = run.images(progress)
+    else:
+        given = config.model_copy(update={"data": data})
+        images = given.load_data(input_size=space.stem.height, progress=progress)
+        space = space.with_classes(images.classes)
     recipe = replace(
         config.training(1),
-        epochs=epochs or sum(config.epochs),
-        learning_rate=learning_rate or config.learning_rates[0],
-        batch_size=batch_size or config.batch_size,
+        epochs=sum(config.epochs) if epochs is None else epochs,
+        learning_rate=config.learning_rates[0] if learning_rate is None else learning_rate,
+        batch_size=config.batch_size if batch_size is None else batch_size,
     )
     results = [
         train_alone(
             one,
-            config.load_space(classes=images.classes),
+            space,
             images,
             recipe=recipe,
             seed=seed,
@@ -483,6 +500,15 @@ def compare(
     output.print(str(out / "compare.html"), soft_wrap=True)
 
 
+def _own_table(directory: "RunDirectory") -> "TableFile":
+    """What the search has of its table. Raises ValueError."""
+    from search_client.latency_sources import TableFile
+
+    if (table := directory.table) is None:
+        raise ValueError(f"{directory.path} has no table yet: its operators have to be measured. Give --service URL.")
+    return TableFile(table)
+
+
 @contextmanager
 def _latency_source(
     settings: "SearchConfig",
@@ -497,11 +523,13 @@ def _latency_source(
     from search_client.latency_sources import MeasuredLatencies, TableFile
 
     if settings.table is not None:
-        table = read_table(Path(settings.table))
-        if settings.device is not None and settings.device.casefold() != table.device_model.casefold():
+        if not Path(settings.table).is_file():
             raise ValueError(
-                f"{settings.table} is of {table.device_model}, not of {settings.device}. Leave --device out."
+                f"{settings.table} is no file. A search takes a table file; to have a published table as one:"
+                f" padnas-client table export --table '{settings.table}' --out table.json"
             )
+        table = read_table(Path(settings.table))
+        must_be_of(table, settings.device, name=settings.table)
         yield TableFile(table)
         return
     assert service is not None
@@ -524,6 +552,8 @@ def _chosen(from_file: Path | None, *, name: str, space: str | None, choices: st
     if from_file is not None:
         if size != SpaceSize():
             raise ValueError("--from has networks of their own size. Leave out --input-size, --width and --classes.")
+        if (space, choices) != (None, None):
+            raise ValueError("--from says which architecture. Leave out --space and --choices, or --from.")
         if from_file.is_dir():
             from_file = from_file / "final.json"
         try:
@@ -542,7 +572,7 @@ def _chosen(from_file: Path | None, *, name: str, space: str | None, choices: st
     loaded, chosen = size.of(space), tuple(choices.split(","))
     if len(chosen) != len(loaded.layers):
         raise ValueError(f"'{space}' has {len(loaded.layers)} layers, but {len(chosen)} choices are given.")
-    return _Chosen(loaded.network(chosen), chosen)
+    return _Chosen(loaded.restricted([[choice] for choice in chosen]).network(chosen), chosen)
 
 
 def _numbers(text: str | None, kind: type[int] | type[float]) -> list[Any] | None:

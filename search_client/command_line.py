@@ -60,7 +60,9 @@ class SpaceSize(NamedTuple):
 
     def of(self, space: str) -> SearchSpace:
         """A space of that size, by its name or file. Raises InvalidSpace."""
-        return load_space(space, input_size=self.input_size, width=self.width or 1.0, classes=self.classes)
+        return load_space(
+            space, input_size=self.input_size, width=1.0 if self.width is None else self.width, classes=self.classes
+        )
 
 
 def errors_are_sentences(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
@@ -107,14 +109,22 @@ def given_table(service: str | None, table: str | None, *, device: str | None, c
     """The table that is named, or the last published one of a device.
 
     Raises:
-        ValueError: neither is given, or it is no table.
+        ValueError: neither is given, it is no table, or of another device.
     """
     must_be_one(service, table)
     if table is not None:
-        return named_table(table, service)
+        named = named_table(table, service)
+        must_be_of(named, device, name=table)
+        return named
     assert service is not None
     with latency_service(service, device, client=client) as latencies:
         return latencies.published()
+
+
+def must_be_of(table: AnyTable, device: str | None, *, name: str) -> None:
+    """Raises ValueError where --device asks for another device than a table is of."""
+    if device is not None and device.casefold() != table.device_model.casefold():
+        raise ValueError(f"{name} is of {table.device_model}, not of {device}. Leave --device out.")
 
 
 def rounds_kept_by(service: str | None, table: str | None) -> str | None:

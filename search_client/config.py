@@ -6,6 +6,7 @@ space, the paper.
 
 import math
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from latency_contract.canonical import Contract
 from latency_contract.errors import validation_sentence
-from search_client.data import ImageData, load_data
+from search_client.data import ImageData, OnDecoded, load_data
 from search_client.decoding import DecodingPass
 from search_client.errors import InvalidData
 from search_client.progress import ConsoleProgress
@@ -102,21 +103,29 @@ class SearchConfig(Contract):
     def load_space(self, *, classes: int | None = None) -> SearchSpace:
         return load_space(self.space, input_size=self.input_size, width=self.width, classes=classes)
 
-    def load_data(self, *, known: DecodingPass | None, progress: ConsoleProgress) -> ImageData:
-        """Photos are not looked through again where `known` says what is in them.
+    def load_data(
+        self,
+        *,
+        input_size: int,
+        progress: ConsoleProgress,
+        known: DecodingPass | None = None,
+        on_decoded: OnDecoded = lambda _: None,
+    ) -> ImageData:
+        """`known`, `on_decoded`: as of `load_data`.
 
         Raises:
             InvalidData: as `load_data`, or there is no data set, as accuracies came from a table.
         """
         if self.data is None:
-            raise InvalidData("This search used published accuracies and no images. Give a data set with --data.")
+            raise InvalidData("This search used published accuracies and no images.")
         return load_data(
             self.data,
-            input_size=self.load_space().stem.height,
+            input_size=input_size,
             validation_per_class=self.validation_per_class,
             train_per_class=self.train_per_class,
             seed=self.seed,
             known=known,
+            on_decoded=on_decoded,
             progress=progress,
         )
 
@@ -155,8 +164,9 @@ def resolve(flags: dict[str, Any], *, file: Path | None) -> SearchConfig:
 
 def _for_trainings(recipe: dict[str, Any], trainings: int) -> dict[str, Any]:
     """Epochs and learning rates of a recipe with fewer trainings, and as many epochs in all."""
-    epochs, rates = list(recipe["epochs"]), list(recipe["learning_rates"])
-    if not 1 <= trainings < len(epochs):
+    epochs, rates = recipe["epochs"], recipe["learning_rates"]
+    listed = isinstance(epochs, Sequence) and isinstance(rates, Sequence)  # anything else is refused later
+    if not listed or not 1 <= trainings < len(epochs):
         return {}
     return {"epochs": [*epochs[: trainings - 1], sum(epochs[trainings - 1 :])], "learning_rates": rates[:trainings]}
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from search_client.cifar10 import cifar10
-from search_client.decoding import DecodingPass, PhotoSet, decode_all, first_few
+from search_client.decoding import DecodingPass, PhotoSet, decode_all, first_few, must_be_few
 from search_client.errors import InvalidData
 from search_client.huggingface_images import huggingface_images
 from search_client.image_folder import image_folder
@@ -26,6 +26,7 @@ from search_client.splits import Drawing, split
 PIXEL_SETS: dict[str, Callable[[Path, int], PixelSet]] = {"digits": lambda _, side: digits(side), "cifar10": cifar10}
 # Name to a function that lists the images at a path.
 PHOTO_SETS: dict[str, Callable[[Path], PhotoSet]] = {"folder": image_folder, "huggingface": huggingface_images}
+OnDecoded = Callable[[DecodingPass], None]
 KNOWN = ("digits", *(f"{kind}:PATH" for kind in (*PIXEL_SETS, *PHOTO_SETS) if kind != "digits"))
 
 
@@ -61,12 +62,14 @@ def load_data(
     seed: int,
     train_per_class: int | None = None,
     known: DecodingPass | None = None,
+    on_decoded: OnDecoded = lambda _: None,
     progress: ConsoleProgress | None = None,
 ) -> ImageData:
     """A data set for networks with inputs of `input_size` pixels a side, split by `seed`.
 
     `name` is one of `KNOWN`. At most `train_per_class` images of a class are trained on. Photos are decoded once to
-    find damaged ones, unless `known` says what an earlier pass found.
+    find damaged ones, unless `known` says what an earlier pass found; `on_decoded` is told what this one found, also
+    where too many are damaged.
 
     Raises:
         InvalidData: no data set has this name, it cannot be read, or a class has too few images.
@@ -86,6 +89,7 @@ def load_data(
         drawing,
         input_size=input_size,
         known=known,
+        on_decoded=on_decoded,
         progress=progress or ConsoleProgress(),
     )
 
@@ -122,6 +126,7 @@ def _on_demand(
     *,
     input_size: int,
     known: DecodingPass | None,
+    on_decoded: OnDecoded,
     progress: ConsoleProgress,
 ) -> ImageData:
     photos = data.everything
@@ -129,6 +134,8 @@ def _on_demand(
     if known is None or known.listing != listing:
         with progress.task("decoding every image once", len(photos.names)) as advance:
             known = DecodingPass(listing, decode_all(photos, advance=advance))
+        on_decoded(known)
+    must_be_few(known.damaged, images=len(photos.names))
     if known.damaged:
         progress.say(f"left out {len(known.damaged)} images that do not decode: {first_few(known.damaged)}")
     whole = np.array([name not in known.damaged for name in photos.names])

@@ -94,11 +94,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def decode_all(photos: Photos, *, advance: Advance) -> dict[str, str]:
-    """Names of the images that do not decode, each with the reason.
-
-    Raises:
-        InvalidData: more than 1 % do not decode.
-    """
+    """Names of the images that do not decode, each with the reason."""
     images = len(photos.names)
 
     def damaged_of(chunk: range) -> dict[str, str]:
@@ -117,12 +113,16 @@ def decode_all(photos: Photos, *, advance: Advance) -> dict[str, str]:
     for chunk, found in zip(chunks, in_order(damaged_of, chunks, workers=workers_for(images)), strict=True):
         damaged |= found
         advance(chunk.stop, f"{len(damaged)} damaged" if damaged else "")
+    return damaged
+
+
+def must_be_few(damaged: Mapping[str, str], *, images: int) -> None:
+    """Raises InvalidData where more than 1 % of all images do not decode."""
     if len(damaged) > LEFT_OUT_AT_MOST * images:
         raise InvalidData(
             f"{len(damaged)} of {images} images do not decode, which is more than {LEFT_OUT_AT_MOST:.0%}:"
             f" {first_few(damaged)}. Replace or remove them."
         )
-    return damaged
 
 
 def first_few(damaged: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -10,8 +10,13 @@ from pathlib import Path
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields the file to write. It becomes `path` at the end; if anything is raised, `path` stays as it was."""
     unfinished = path.with_name(path.name + ".unfinished")
-    yield unfinished
-    _flush(unfinished)
+    try:
+        yield unfinished
+        _flush(unfinished)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink()  # on a full disk, others need its room
+        raise
     os.replace(unfinished, path)
     _flush(path.parent)
 

@@ -6,6 +6,7 @@ SearchError
 ├── WorkersLost               a process that decodes images is gone
 ├── NoFeasibleArchitecture    nothing in the space satisfies the latency bounds
 ├── TrainingDiverged          the loss is no longer a number
+├── OutOfGPUMemory            what is to be computed at a time does not fit
 ├── InvalidCheckpoint         a checkpoint that training cannot go on from
 ├── NoTrainedNetwork          a directory without a trained network that can be loaded
 ├── MissingPackage            what an extra of this package would have installed
@@ -55,6 +56,10 @@ class NoFeasibleArchitecture(SearchError):
 
 
 class TrainingDiverged(SearchError):
+    pass
+
+
+class OutOfGPUMemory(SearchError):
     pass
 
 

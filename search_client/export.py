@@ -71,14 +71,17 @@ def _stand_alone(source: Path, name: str) -> Trained:  # noqa: ARG001 (there is 
 def _inherited(source: Path, name: str) -> Trained:
     """Case 2: weights of the last supernet, and batch-norm statistics as when the search scored the architecture."""
     run = RunFiles(source)
-    final, config, stage = run.finished(), run.config(), run.stages()[-1]
+    config, stage = run.config(), run.stages()[-1]
     try:
         found = run.architecture(name)
     except ValueError as error:
         raise NoTrainedNetwork(str(error)) from error
-    data = config.load_data(known=run.decoding(), progress=ConsoleProgress())
-    if data.fingerprint != final["data_sha256"]:
-        raise NoTrainedNetwork(f"The search in {source} saw other images than '{config.data}' holds now. Restore them.")
+    if config.data is None:
+        raise NoTrainedNetwork(
+            f"The search in {source} trained nothing: its accuracies are published ones."
+            f" Train an architecture first: padnas-client train --from {source} --name {name} --data DATA"
+        )
+    data = run.images(ConsoleProgress())
     supernet = Supernet(stage.space())
     supernet.load_state_dict(weights_in(load_file(stage.checkpoint)))
     oracle = SupernetOracle(

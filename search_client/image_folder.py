@@ -39,7 +39,7 @@ def _directories(path: Path) -> list[str]:
 
 
 def _photos(root: Path, part: str, classes: list[str]) -> Photos:
-    names: list[str] = []
+    places: list[str] = []
     sizes: list[int] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -51,10 +51,16 @@ def _photos(root: Path, part: str, classes: list[str]) -> Photos:
                 f"{root / part / name} holds no image. Images end in {', '.join(sorted(SUFFIXES))}."
                 " Add some, or remove the class from train and val."
             )
-        names += [f"{part}/{name}/{image}" for image, _ in images]
+        places += [f"{part}/{name}/{image}" for image, _ in images]
         sizes += [size for _, size in images]
         labels += [label] * len(images)
-    return Photos(names, np.array(sizes), np.array(labels), read=lambda index: (root / names[index]).read_bytes())
+    return Photos(
+        # A name may be no Unicode, as of archives from long ago; what is written down of it has to be.
+        [os.fsencode(place).decode(errors="backslashreplace") for place in places],
+        np.array(sizes),
+        np.array(labels),
+        read=lambda index: (root / places[index]).read_bytes(),
+    )
 
 
 def _wanted(entry: os.DirEntry[str]) -> bool:

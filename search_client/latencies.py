@@ -5,6 +5,8 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 from urllib.parse import quote
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +18,7 @@ from latency_contract.measurements import Measurement
 from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import Conv, Head, IBConv, Subject
 from latency_contract.tables import (
+    MAX_QUERY,
     Latency,
     LatencyAnswer,
     LatencyEntry,
@@ -38,6 +41,7 @@ NO_AGENT_S = 20.0  # a device without an agent for so long is said to have none;
 SAY_AGAIN_S = 60.0  # between two lines about what is waited for
 
 OnProgress = Callable[[int], None]  # subjects measured so far
+T = TypeVar("T")
 
 
 class LatencyService:
@@ -53,12 +57,13 @@ class LatencyService:
         wait: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`device` may be None where the service knows just one device model; `wait`: for an agent, however long.
+        """`device` may be None where the service knows just one device model; `wait`: for the service, for the device,
+        and for an agent that measures on it, however long.
 
         Of several units of a model, the protocol is that of the one seen last; with `protocol_id`, of one that has it,
         if any has.
 
-        `say` is given a line where devices are at work and none of them measures, and again every minute.
+        `say` is given a line about what is waited for, and again every minute; not while devices measure.
 
         Raises:
             NoSuchDevice: the service does not know the device, or there are several to choose from.
@@ -67,8 +72,8 @@ class LatencyService:
         self._client = client
         self._wait = wait
         self._say = say
-        patience_s = math.inf if wait else NO_AGENT_S
-        self.device = _find_device(connection, device, protocol_id=protocol_id, patience_s=patience_s)
+        self._last_said = -math.inf
+        self.device = self._find_device(device, protocol_id=protocol_id)
 
     def give_file(self, content: bytes) -> TFLiteModel:
         """Send a TFLite file that is to be measured as it is; returns the subject to ask for.
@@ -77,7 +82,9 @@ class LatencyService:
             ServiceRefused: it is no TFLite file, or too large.
         """
         sha256 = hashlib.sha256(content).hexdigest()
-        return self._connection.ask("PUT", f"/v1/models/{sha256}", TFLiteModel, content=content)
+        return self._patiently(
+            lambda: self._connection.ask("PUT", f"/v1/models/{sha256}", TFLiteModel, content=content)
+        )
 
     def request(
         self, subjects: Sequence[Subject], *, purpose: Purpose, layers: Mapping[str, int] | None = None
@@ -127,7 +134,7 @@ class LatencyService:
             NoAgent: the device has no agent at work, and this search was not told to wait for one.
         """
         answer = self._ask(subjects, purpose=purpose, queue_missing=True, layers=layers)
-        last_alive, last_said = time.monotonic(), -math.inf
+        last_alive = time.monotonic()
         while True:
             count = Counter(entry.status for entry in answer.entries)
             on_progress(count[LatencyStatus.MEASURED])
@@ -137,10 +144,9 @@ class LatencyService:
                 last_alive = time.monotonic()
             elif time.monotonic() - last_alive > NO_AGENT_S and not self._wait:
                 raise _no_agent(answer)
-            if answer.standstill is not None and time.monotonic() - last_said > SAY_AGAIN_S:
+            if answer.standstill is not None:
                 missing = len(subjects) - count[LatencyStatus.MEASURED] - count[LatencyStatus.FAILED]
-                self._say(f"waiting for {missing} latencies of {answer.device_model}: {answer.standstill}")
-                last_said = time.monotonic()
+                self._say_at_times(f"waiting for {missing} latencies of {answer.device_model}: {answer.standstill}")
             time.sleep(POLL_S)
             # Asking with queue_missing again would retry what has failed, so only the missing is looked at.
             missing_any = count[LatencyStatus.MISSING] > 0
@@ -160,12 +166,18 @@ class LatencyService:
     def publish(self) -> Table:
         """The table as it stands, as an immutable version."""
         publication = TablePublication(device=self.device.model, protocol_id=self.device.protocol.id)
-        return with_calibrations(self._connection, self._connection.ask("POST", "/v1/tables", Table, body=publication))
+        return self._patiently(
+            lambda: with_calibrations(
+                self._connection, self._connection.ask("POST", "/v1/tables", Table, body=publication)
+            )
+        )
 
     def published(self) -> Table:
         """The last published version."""
         identity = table_id(device_model=self.device.model, protocol_id=self.device.protocol.id)
-        return with_calibrations(self._connection, self._connection.ask("GET", f"/v1/tables/{identity}", Table))
+        return self._patiently(
+            lambda: with_calibrations(self._connection, self._connection.ask("GET", f"/v1/tables/{identity}", Table))
+        )
 
     def calibrate(self, table: Table, request: CalibrationRequest) -> Calibration:
         """Have a version calibrated with networks that are measured.
@@ -174,13 +186,14 @@ class LatencyService:
             ServiceRefused: they do not determine a calibration, or the version lacks an operator.
         """
         path = f"/v1/tables/{table.table_id}/versions/{table.version}/calibrations"
-        return self._connection.ask("POST", path, Calibration, body=request)
+        return self._patiently(lambda: self._connection.ask("POST", path, Calibration, body=request))
 
     def release(self, subjects: Sequence[Conv | IBConv | Head] | None = None) -> int:
         """This search needs these subjects (or any) no more; returns how many jobs were cancelled for it."""
-        ids = None if subjects is None else tuple(subject.id for subject in subjects)
-        release = LatencyRelease(client=self._client, subject_ids=ids)
-        return self._connection.ask("POST", "/v1/latencies/release", Released, body=release).cancelled
+        parts = [None] if subjects is None else _parts([subject.id for subject in subjects])
+        releases = [LatencyRelease(client=self._client, subject_ids=part) for part in parts]
+        path = "/v1/latencies/release"
+        return sum(self._connection.ask("POST", path, Released, body=release).cancelled for release in releases)
 
     def _ask(
         self,
@@ -191,22 +204,66 @@ class LatencyService:
         measure_again: bool = False,
         layers: Mapping[str, int] | None = None,
     ) -> LatencyAnswer:
-        query = LatencyQuery(
-            device=self.device.model,
-            protocol_id=self.device.protocol.id,
-            subjects=tuple(subjects),
-            queue_missing=queue_missing,
-            measure_again=measure_again,
-            client=self._client,
-            purpose=purpose,
-            layers=tuple(layers.get(subject.id, 1) for subject in subjects) if layers else (),
-        )
+        """In as many questions as it takes."""
+        queries = [
+            LatencyQuery(
+                device=self.device.model,
+                protocol_id=self.device.protocol.id,
+                subjects=part,
+                queue_missing=queue_missing,
+                measure_again=measure_again,
+                client=self._client,
+                purpose=purpose,
+                layers=tuple(layers.get(subject.id, 1) for subject in part) if layers else (),
+            )
+            for part in _parts(subjects)
+        ]
+
+        def answered(query: LatencyQuery) -> LatencyAnswer:
+            return self._connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query)
+
+        answers = [self._patiently(partial(answered, query)) for query in queries]
+        return answers[-1].model_copy(update={"entries": tuple(entry for one in answers for entry in one.entries)})
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """What the service answers; where this search was told to wait, whenever that is. Raises ServiceUnreachable."""
         while True:
             try:
-                return self._connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query)
-            except ServiceUnreachable:
+                return ask()
+            except ServiceUnreachable as error:
                 if not self._wait:
                     raise
+                self._say_at_times(f"waiting: {error}")
+
+    def _say_at_times(self, line: str) -> None:
+        if time.monotonic() - self._last_said > SAY_AGAIN_S:
+            self._say(line)
+            self._last_said = time.monotonic()
+
+    def _find_device(self, name: str | None, *, protocol_id: str | None) -> Device:
+        """The unit that was seen last of those asked for, or of those among them with this protocol.
+
+        An agent may need a moment to report it.
+        """
+        deadline = time.monotonic() + NO_AGENT_S
+        while True:
+            devices = self._patiently(lambda: known_devices(self._connection))
+            models = list(dict.fromkeys(device.model for device in devices))
+            if name is None and len(models) > 1:
+                raise NoSuchDevice(f"The service knows several devices: {', '.join(models)}. Choose one with --device.")
+            wanted = models[0] if name is None and models else name
+            names = set() if wanted is None else {wanted.casefold()}
+            asked_for = [device for device in devices if names & {device.model.casefold(), device.serial.casefold()}]
+            if asked_for:
+                return next((device for device in asked_for if device.protocol.id == protocol_id), asked_for[0])
+            missing = f"There is no device '{name}'. The service knows: {', '.join(models)}."
+            if not models:
+                missing = "No agent has reported a device to the service. Start `padnas-agent run`."
+            if not self._wait and (models or time.monotonic() > deadline):
+                raise NoSuchDevice(missing)
+            if self._wait:
+                self._say_at_times(f"waiting: {missing}")
+            time.sleep(POLL_S)
 
 
 def known_devices(connection: ServiceConnection) -> list[Device]:
@@ -241,15 +298,23 @@ def find_table(connection: ServiceConnection, name: str) -> Table:
     Raises:
         ValueError: no table has this name, or several have.
     """
-    wanted, _, version = name.partition("@")
     content = connection.request("GET", "/v1/tables").content
     published = TypeAdapter(list[TableSummary]).validate_json(content)
-    tables = {
-        summary.table_id: summary.device_model
-        for summary in published
-        if wanted.casefold() == summary.device_model.casefold()
-        or (len(wanted) >= LEAST_OF_AN_ID and summary.table_id.startswith(wanted))
-    }
+
+    def called(wanted: str) -> list[str]:
+        return list(
+            dict.fromkeys(
+                summary.table_id
+                for summary in published
+                if wanted.casefold() == summary.device_model.casefold()
+                or (len(wanted) >= LEAST_OF_AN_ID and summary.table_id.startswith(wanted))
+            )
+        )
+
+    wanted, version = name, ""
+    if "@" in name and not called(name):  # a device model may have one, as in "CPU @ 2.40GHz"
+        wanted, _, version = name.rpartition("@")
+    tables = called(wanted)
     if not tables:
         known = dict.fromkeys(f"{summary.device_model} ({summary.table_id[:12]})" for summary in published)
         raise ValueError(f"There is no table '{wanted}'. The service has: {', '.join(known) or 'none'}.")
@@ -275,6 +340,11 @@ def with_calibrations(connection: ServiceConnection, table: Table) -> Table:
     return table.with_calibrations(newest(history))
 
 
+def _parts(items: Sequence[T]) -> list[tuple[T, ...]]:
+    """As many as fit into one question each."""
+    return [tuple(items[start : start + MAX_QUERY]) for start in range(0, len(items), MAX_QUERY)]
+
+
 def _all_measured(answer: LatencyAnswer) -> bool:
     return all(entry.status == LatencyStatus.MEASURED for entry in answer.entries)
 
@@ -295,28 +365,3 @@ def _no_agent(answer: LatencyAnswer) -> NoAgent:
         f"{missing} subjects are still to be measured on {answer.device_model}, but no agent is at work there."
         " Start `padnas-agent run`, or use --wait to wait for one."
     )
-
-
-def _find_device(
-    connection: ServiceConnection, name: str | None, *, protocol_id: str | None, patience_s: float
-) -> Device:
-    """The unit that was seen last of those asked for, or of those among them with this protocol.
-
-    An agent may need a moment to report it.
-    """
-    deadline = time.monotonic() + patience_s
-    while True:
-        devices = known_devices(connection)
-        models = list(dict.fromkeys(device.model for device in devices))
-        if name is None and len(models) > 1:
-            raise NoSuchDevice(f"The service knows several devices: {', '.join(models)}. Choose one with --device.")
-        wanted = models[0] if name is None and models else name
-        names = set() if wanted is None else {wanted.casefold()}
-        asked_for = [device for device in devices if names & {device.model.casefold(), device.serial.casefold()}]
-        if asked_for:
-            return next((device for device in asked_for if device.protocol.id == protocol_id), asked_for[0])
-        if models:
-            raise NoSuchDevice(f"There is no device '{name}'. The service knows: {', '.join(models)}.")
-        if time.monotonic() > deadline:
-            raise NoSuchDevice("No agent has reported a device to the service. Start `padnas-agent run`.")
-        time.sleep(POLL_S)

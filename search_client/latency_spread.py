@@ -44,6 +44,7 @@ class LatencySpread:
         of_coefficients = np.einsum("ni,ij,nj->n", values, np.array(fit.inverse), values)
         beyond_ms2 = np.maximum(0.0, above_ms**2 - self.calibration.sum_variance * terms[:, 0] ** 2)
         variance = fit.spread**2 * (terms[:, 0] ** 2 + of_coefficients) + fit.coefficients[1] ** 2 * beyond_ms2
+        variance += self.calibration.common_variance * terms[:, 0] ** 2
         return np.sqrt(variance), np.sqrt(variance)
 
     def widths(self, probability: float) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from search_client.data import ImageData
+from search_client.gpu_memory import enough_gpu_memory
 from search_client.images import ImageSet
 from search_client.prefix_tree import BYTES_OF_A_NUMBER, PrefixTree
 from search_client.spaces import Architecture
@@ -58,6 +59,7 @@ class SupernetOracle:
         self._calibration = self._batches(data.train, order[:whole_batches])
         self._scored = self._batches(scored, torch.arange(self._scored_images))
 
+    @enough_gpu_memory("The same command goes on with a smaller evaluation_memory_mb in the file of --config.")
     @torch.inference_mode()
     def evaluate(self, architectures: Sequence[Architecture]) -> list[float]:
         tree = PrefixTree(self._supernet, architectures, batch_size=self._batch_size, held_bytes=self._held_bytes)

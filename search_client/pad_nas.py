@@ -268,7 +268,7 @@ class Search:
             "table": identity(table),
             "calibration": None
             if calibration is None
-            else {"formula": calibration.formula}
+            else {"formula": calibration.formula, "known_within_pct": calibration.known_within_pct}
             | calibration.model_dump(mode="json", exclude={"networks", "measurements"}),
             "protocol": table.protocol.model_dump(mode="json") if isinstance(table, Table) else None,
             "latency_bounds_ms": [bounds.min_ms, bounds.max_ms],

@@ -186,8 +186,14 @@ def calibration_in_words(final: Mapping[str, Any]) -> str:
     return (
         f"by whole networks of '{calibration['space']}'{_formula(calibration)}: left out one by one, they are"
         f" {calibration['left_out_mape_pct']:.2f} % off on average, {calibration['left_out_worst_pct']:.2f} % at worst;"
-        f" residual spread {calibration['residual_pct']:.2f} %"
+        f" residual spread {calibration['residual_pct']:.2f} %{_known_within(calibration)}"
     )
+
+
+def _known_within(calibration: Mapping[str, Any]) -> str:
+    """Empty in a `final.json` of an earlier version."""
+    within_pct = calibration.get("known_within_pct")
+    return "" if within_pct is None else f"; measured again, they would lie within {within_pct:.2f} %"
 
 
 def _formula(calibration: Mapping[str, Any]) -> str:

@@ -19,10 +19,12 @@ from pydantic import TypeAdapter
 from latency_contract.tables import Latency
 from search_client import config
 from search_client.config import SearchConfig
+from search_client.data import ImageData
 from search_client.decoding import DecodingPass
 from search_client.durable_files import write_text
-from search_client.errors import AnotherSearch
+from search_client.errors import AnotherSearch, InvalidData
 from search_client.imported_tables import AnyTable, read_table
+from search_client.progress import ConsoleProgress
 from search_client.pruning import OperatorDistribution
 from search_client.search_problem import Evaluated
 from search_client.spaces import SearchSpace
@@ -73,6 +75,20 @@ class RunFiles:
         if name not in finals:
             raise ValueError(f"{self.path} has no architecture '{name}'. It has {', '.join(finals)}.")
         return dict(finals[name])
+
+    def images(self, progress: ConsoleProgress) -> ImageData:
+        """What a finished search was trained on and scored with.
+
+        Raises:
+            InvalidData: they cannot be read, are not what they were, or there were none.
+        """
+        settings, side = self.config(), self.stage(1).space().stem.height
+        images = settings.load_data(input_size=side, known=self.decoding(), progress=progress)
+        if images.fingerprint != self.finished()["data_sha256"]:
+            raise InvalidData(
+                f"The search in {self.path} saw other images than '{settings.data}' holds now. Restore them."
+            )
+        return images
 
     def decoding(self) -> DecodingPass | None:
         """What an earlier pass over all images found; None if there was none."""
@@ -266,17 +282,24 @@ def _append_lines(path: Path, values: Sequence[Any]) -> None:
 
 
 def _must_be_the_same(saved: SearchConfig, asked: SearchConfig, path: Path) -> None:
-    before, now = saved.model_dump(mode="json"), asked.model_dump(mode="json")
-    different = [
-        f"{name} is {before[name]} there and {now[name]} here"
-        for name in before
-        if name not in config.CHANGE_NO_RESULT and before[name] != now[name]
-    ]
+    different = differences(
+        saved.model_dump(mode="json", exclude=config.CHANGE_NO_RESULT),
+        asked.model_dump(mode="json", exclude=config.CHANGE_NO_RESULT),
+    )
     if different:
         raise AnotherSearch(
-            f"{path} belongs to another search: {'; '.join(different)}."
-            " Use its settings to go on with it, or another --out."
+            f"{path} belongs to another search: {different}. Use its settings to go on with it, or another --out."
         )
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Settings that are not the same, for a message; empty where all are."""
+    names = dict.fromkeys([*there, *here])
+    return "; ".join(
+        f"{name} is {there.get(name)} there and {here.get(name)} here"
+        for name in names
+        if there.get(name) != here.get(name)
+    )
 
 
 def lock(path: Path) -> int:

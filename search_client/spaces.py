@@ -151,6 +151,10 @@ class SearchSpace:
             layers.append(replace(layer, choices=tuple(choice for choice in layer.choices if choice in kept)))
         return replace(self, layers=tuple(layers))
 
+    def with_classes(self, classes: int) -> "SearchSpace":
+        """The space for data of so many classes. Raises ValidationError where no head has so many."""
+        return replace(self, head=Head.model_validate(self.head.model_dump() | {"out_channels": classes}))
+
     def sample(self, rng: np.random.Generator) -> Architecture:
         """An architecture drawn uniformly, layer by layer."""
         return tuple(layer.choices[rng.integers(len(layer.choices))] for layer in self.layers)

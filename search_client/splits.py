@@ -44,8 +44,10 @@ def split(
     """Each class of the candidates is split alike, and the order is shuffled; without tests, some become the tests."""
     rng = np.random.default_rng(drawing.seed)
     train, validation, drawn_tests = [], [], []
-    for label, name in enumerate(classes):
-        members = rng.permutation(candidates[labels[candidates] == label])
+    by_class = candidates[np.argsort(labels[candidates], kind="stable")]
+    ends = np.cumsum(np.bincount(labels[candidates], minlength=len(classes)))
+    for name, of_class in zip(classes, np.split(by_class, ends[:-1]), strict=True):
+        members = rng.permutation(of_class)
         test_count = round(TEST_FRACTION * len(members)) if tests is None else 0
         if len(members) - test_count <= drawing.validation_per_class:
             raise InvalidData(

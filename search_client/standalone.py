@@ -6,27 +6,28 @@ weights.safetensors and, once it is finished, result.json.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from latency_contract.canonical import content_hash
 from latency_contract.operators import Network
 from search_client.analyses import accuracy_of
 from search_client.ces import pareto_front
 from search_client.data import ImageData
-from search_client.durable_files import written_whole
+from search_client.errors import AnotherSearch
 from search_client.networks import build_network
 from search_client.progress import ConsoleProgress
-from search_client.run_directory import RunFiles, lock, save_epochs, write_json, write_or_match
+from search_client.run_directory import RunFiles, differences, lock, save_epochs, write_json
 from search_client.search_problem import Evaluated
 from search_client.spaces import Architecture, SearchSpace
 from search_client.tensorboard import tensorboard
-from search_client.training import EpochRecord, TrainingRecipe, accuracy, train_network
+from search_client.training import EpochRecord, TrainingRecipe, accuracy, save_tensors, train_network
+
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def final_architecture(run: RunFiles, name: str) -> Found:
 def spread_along_front(evaluated: Sequence[Evaluated], *, count: int) -> list[Found]:
     """Architectures at about equal distances of latency on the Pareto front (section 4.3, Kendall Rank Analysis).
 
-    Fewer than `count` where the front has fewer.
+    Fewer than `count` where the front has fewer. An architecture has the same name however many there are.
     """
     front = pareto_front(evaluated)
     low_ms, high_ms = front[0].latency_ms, front[-1].latency_ms
@@ -60,8 +61,8 @@ def spread_along_front(evaluated: Sequence[Evaluated], *, count: int) -> list[Fo
         chosen.append(min(rest, key=lambda item: abs(item.latency_ms - wanted_ms)))
     chosen.sort(key=lambda item: item.latency_ms)
     return [
-        Found(f"front-{place:02}", item.architecture, item.latency_ms, item.accuracy)
-        for place, item in enumerate(chosen, start=1)
+        Found(f"front-{content_hash(item.architecture)[:8]}", item.architecture, item.latency_ms, item.accuracy)
+        for item in chosen
     ]
 
 
@@ -91,9 +92,12 @@ def train_alone(
     try:
         network = space.network(found.architecture)
         settings = asdict(recipe) | {"seed": seed, "network": network.id, "data_sha256": data.fingerprint}
-        write_or_match(directory / "settings.json", settings)
-        write_json(directory / "network.json", network.model_dump(mode="json"))
         result = directory / "result.json"
+        if result.exists() or (directory / CHECKPOINT).exists():
+            _must_be_the_same(json.loads((directory / "settings.json").read_text()), settings, directory)
+        else:  # until something is trained, settings may still be corrected
+            write_json(directory / "settings.json", settings)
+        write_json(directory / "network.json", network.model_dump(mode="json"))
         if not result.exists():
             validation, test = _train_and_score(
                 found.name, network, data, recipe=recipe, seed=seed, directory=directory, progress=progress
@@ -139,9 +143,15 @@ def _train_and_score(
             last = records[-1]
             advance(last.epoch, f"loss {last.loss:.3f}, validation accuracy {last.validation_accuracy:.1%}")
 
-        train_network(
-            module, data, recipe=recipe, seed=seed, checkpoint=directory / "checkpoint.safetensors", on_epoch=on_epoch
-        )
-    with written_whole(directory / "weights.safetensors") as unfinished:
-        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, unfinished)
+        train_network(module, data, recipe=recipe, seed=seed, checkpoint=directory / CHECKPOINT, on_epoch=on_epoch)
+    save_tensors(directory / "weights.safetensors", module.state_dict())
     return accuracy(module, data.validation), accuracy(module, data.test)
+
+
+def _must_be_the_same(there: Mapping[str, Any], here: Mapping[str, Any], directory: Path) -> None:
+    """Raises AnotherSearch."""
+    if different := differences(there, here):
+        raise AnotherSearch(
+            f"{directory} was trained with other settings: {different}."
+            " Use those to go on with it, remove it to begin anew, or use another --out."
+        )

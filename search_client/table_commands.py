@@ -257,6 +257,9 @@ def export(
     classes: ClassesOption = None,
 ) -> None:
     """Write the last published table of a device, or another one, in a format that other programs read."""
+    size = SpaceSize(input_size, width, classes)
+    if space is None and size != SpaceSize():
+        raise ValueError("--input-size, --width and --classes are the size of a space. Name it with --space.")
     given = given_table(service, table, device=device, client="table-export")
     if as_format is ExportFormat.JSON:
         if space is not None:
@@ -266,7 +269,7 @@ def export(
         return
     chosen = of_operators(given)
     if space is not None:
-        chosen = _only(chosen, SpaceSize(input_size, width, classes).of(space))
+        chosen = _only(chosen, size.of(space))
     if as_format is ExportFormat.CSV:
         from search_client.table_export import to_csv
 

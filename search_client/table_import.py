@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -221,8 +222,7 @@ def _entry(
 
 def _table(given: Given, read: Read) -> ImportedTable:
     entries = sorted(read.entries, key=lambda entry: entry.key)
-    keys = [entry.key for entry in entries]
-    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+    if twice := [one.key for one, following in pairwise(entries) if one.key == following.key]:
         raise ValueError(f"it holds {twice[0]} more than once")
     return ImportedTable(
         device_model=given.device_model,

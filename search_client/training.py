@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from search_client.data import ImageData
 from search_client.durable_files import written_whole
 from search_client.errors import InvalidCheckpoint, TrainingDiverged
+from search_client.gpu_memory import enough_gpu_memory
 from search_client.images import ImageSet
 from search_client.supernet import Supernet
 
@@ -128,6 +129,7 @@ def accuracy(network: nn.Module, images: ImageSet) -> float:
     return share
 
 
+@enough_gpu_memory("Train with a smaller --batch-size, and a learning rate that is smaller by the same factor.")
 def _train(
     module: nn.Module,
     data: ImageData,
@@ -222,16 +224,22 @@ def learning_rate(recipe: TrainingRecipe, *, step: int, total_steps: int) -> flo
 
 def _save(checkpoint: Path, module: nn.Module, optimizer: torch.optim.SGD, *, records: Sequence[EpochRecord]) -> None:
     """Write weights and momentum; whenever the machine stops, the old or the new checkpoint is there, whole."""
-    tensors = {f"weights.{name}": value.contiguous() for name, value in module.state_dict().items()}
+    tensors = {f"weights.{name}": value for name, value in module.state_dict().items()}
     for name, parameter in module.named_parameters():
         if parameter in optimizer.state:  # a choice that no step has sampled has no momentum
-            tensors[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"].contiguous()
-    metadata = {"records": json.dumps([asdict(record) for record in records])}
+            tensors[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"]
+    save_tensors(checkpoint, tensors, metadata={"records": json.dumps([asdict(record) for record in records])})
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None) -> None:
+    """A file written whole or not at all. Raises OSError."""
     try:
-        with written_whole(checkpoint) as unfinished:
-            save_file(tensors, unfinished, metadata=metadata)
+        with written_whole(path) as unfinished:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished, metadata=metadata)
     except SafetensorError as error:
-        raise OSError(f"{checkpoint} cannot be written: {error}. The checkpoint of the last epoch stays.") from error
+        raise OSError(
+            f"{path} cannot be written: {error}. What was trained before stays; the same command goes on from there."
+        ) from error
 
 
 def weights_in(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -22,10 +22,14 @@ ANSWER_S = 600.0  # for one chunk; a process that takes longer will never answer
 Result = TypeVar("Result")
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def workers_for(images: int) -> int:
-    """Processes for so many images; 0 is this process. One core stays free, as for training in `pad_nas`."""
-    cores = len(os.sched_getaffinity(0))
-    return min(MOST_WORKERS, max(1, cores - 1)) if images >= WORTH_WORKERS else 0
+    """Processes for so many images; 0 is this process. One core stays free, as while a supernet is trained."""
+    return min(MOST_WORKERS, max(1, cores() - 1)) if images >= WORTH_WORKERS else 0
 
 
 def chunked(places: range) -> list[range]:

@@ -1,4 +1,4 @@
-"""What the README says is held to the tree and to the results of the benchmarks."""
+"""What README and pages say is held to the tree and to the results of the benchmarks."""
 
 import json
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.shown_figures import rewrite
 from search_client.config import resolve
 from search_client.spaces import load_space
 
@@ -56,14 +57,18 @@ def test_the_files_that_the_guide_shows_are_read_as_they_stand(tmp_path: Path) -
     assert resolve({}, file=tmp_path / "settings.toml").latency_targets_ms == (55, 67, 79)
 
 
-def measured_rows() -> list[tuple[str, str, str, str]]:
-    """(benchmark, figure, value and range, target) of every row of the table of figures."""
-    section = README.split("## Measured")[1].split("\n## ")[0]
+def measured_rows(page: Path) -> list[tuple[str, str, str, str]]:
+    """(benchmark, figure, value and range, target) of every row of a page that shows a figure."""
     pattern = r"^\| `(\w+)\.(\w+)` \|[^|]*\| ([^|]+) \| ([^|]*)\|$"
-    return re.findall(pattern, section, re.MULTILINE)
+    return re.findall(pattern, page.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize(("benchmark", "figure", "shown", "target"), measured_rows())
+ALL_FIGURES = ROOT / "docs" / "measured.md"
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "figure", "shown", "target"), [*measured_rows(ROOT / "README.md"), *measured_rows(ALL_FIGURES)]
+)
 def test_every_figure_is_the_one_that_the_benchmark_wrote(benchmark: str, figure: str, shown: str, target: str) -> None:
     results = json.loads((ROOT / "benchmarks" / "results" / f"{benchmark}.json").read_text())
     written = results["figures"][figure]
@@ -75,7 +80,19 @@ def test_every_figure_is_the_one_that_the_benchmark_wrote(benchmark: str, figure
 
 
 def test_every_benchmark_and_every_target_is_shown() -> None:
-    shown = {(benchmark, figure) for benchmark, figure, _, _ in measured_rows()}
+    shown = {(benchmark, figure) for benchmark, figure, _, _ in measured_rows(ALL_FIGURES)}
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
         assert path.stem in {benchmark for benchmark, _ in shown}
         assert {(path.stem, figure) for figure in json.loads(path.read_text())["targets"]} <= shown
+
+
+def test_a_benchmark_rewrites_the_rows_of_its_figures_and_nothing_else(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    kept = ["Text.", "| figure | what | value (range) | target |", "| `other.time_s` | of another | 1 s (1 to 1) | |"]
+    old = ["| `mine.time_s` | what | 9 s (9 to 9) | <= 5, missed |", "| `mine.gone` | no longer | 1 s (1 to 1) | |"]
+    page.write_text("\n".join([*kept, *old, ""]))
+    time_s = {"value": 2.0, "low": 1.5, "high": 2.5, "unit": "s"}
+    aim = {"time_s": {"bound": "<=", "value": 5.0, "met": True}}
+    rewrite(page, {"benchmark": "mine", "figures": {"time_s": time_s}, "targets": aim})
+    new = ["| `mine.time_s` | what | 2 s (1.5 to 2.5) | <= 5, met |", old[1]]
+    assert page.read_text().splitlines() == [*kept, *new]

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Response
 from sqlalchemy.orm import Session
 
-from latency_contract.jobs import DeviceCheck, Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState
+from latency_contract.jobs import DeviceCheck, Lease, LeaseRelease, LeaseReport, LeaseRequest, LeaseState, Reported
 from latency_service import devices, drift, latencies, queue
 from latency_service.logs import note, short
 from latency_service.models import DeviceRow
@@ -78,12 +78,12 @@ def report_outcomes(
     token: Token,
     report: Annotated[LeaseReport, Body(examples=[REPORT_EXAMPLE])],
     service: Service,
-) -> dict[str, int]:
+) -> Reported:
     """Measurements and failures of some or all jobs of a lease: all are stored, or none. Says how many are left."""
     note(jobs=[outcome.job_id for outcome in report.outcomes])
     with service.database.writing() as session:  # not as a dependency, which is two more changes of thread
         remaining = latencies.accept(session, token, report, settings=service.settings, now=service.clock())
-    return {"remaining": remaining}
+    return Reported(remaining=remaining)
 
 
 @router.post("/leases/{token}/release", status_code=204, responses=refusals(409))

@@ -17,6 +17,7 @@ def test_figures_are_those_of_the_errors() -> None:
         usual_ms=measured[::-1],
         inside=np.array([1.0, 1.0, 1.0, 0.0]),
         table_s=np.array(60.0),
+        halves_pct=np.array([0.5, 1.5, 1.0, 1.0]),
         repeated_pct=np.array([0.1, 0.3, 0.2]),
         repeated_inside=np.array([1.0, 1.0, 0.0]),
     )
@@ -28,6 +29,7 @@ def test_figures_are_those_of_the_errors() -> None:
     assert shares == [0.5, 0.75, 1.0]
     assert values["coverage_share"] == 0.75
     assert values["coverage_off_share"] == pytest.approx(0.2)
+    assert values["halves_difference_pct"] == pytest.approx(1.0)
     assert values["repeat_within_interval_share"] == pytest.approx(2 / 3)
     assert values["repeat_difference_pct"] == pytest.approx(0.2)
     assert (values["kendall_tau"], values["usual_kendall_tau"]) == (1.0, -1.0)

@@ -67,6 +67,26 @@ def test_a_device_that_this_agent_cannot_drive_is_wrong_use(command: list[str]) 
     assert "'pixel' names no device. Say adb:HOST:PORT" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "ignored"),
+    [
+        (["--device", "local", "--benchmark-binary", __file__, "--adb-key", "key"], "--benchmark-binary and --adb-key"),
+        (["--device", "usb", "--tcp", "127.0.0.1:5555"], "--tcp"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_wrong_use(options: list[str], ignored: str) -> None:
+    result = runner.invoke(app, ["run", "--service", "http://127.0.0.1:1", *options])
+    assert result.exit_code == 2
+    assert f"{ignored} would be ignored with --device {options[1]}" in result.stderr
+
+
+def test_what_the_environment_says_is_for_whichever_device_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PADNAS_BENCHMARK_BINARY", __file__)
+    monkeypatch.setenv("PADNAS_ADB", "127.0.0.1:5555")
+    result = runner.invoke(app, ["doctor", "--device", "local", "--json"])
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize("command", [["run", "--service", "http://127.0.0.1:1"], ["doctor", "--json"]])
 def test_a_device_that_cannot_be_reached_is_a_sentence(command: list[str], tmp_path: Path) -> None:
     options = ["--device", "adb:127.0.0.1:1", "--adb-key", str(tmp_path / "key")]

@@ -1,6 +1,9 @@
 """This machine as a device: a real runner process and real TFLite models."""
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ import tensorflow as tf
 
 from device_agents import local_device
 from device_agents.errors import DeviceFault, Stopped
-from device_agents.local_device import LocalDevice, fastest_core
+from device_agents.local_device import LocalDevice, _lock_machine, fastest_core
 from device_agents.turns import Plan, Refused, Visit
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Delegate, Protocol
@@ -233,6 +236,24 @@ def test_two_agents_cannot_measure_on_one_machine() -> None:
         LocalDevice()
     with LocalDevice():
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_another_user_may_measure_once_the_first_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock file of the first one stays, in a folder from which only its owner can take it."""
+    with tempfile.TemporaryDirectory() as shared:
+        os.chmod(shared, 0o1777)
+        monkeypatch.setattr(tempfile, "tempdir", shared)
+        os.close(_lock_machine())
+        child = os.fork()
+        if child == 0:
+            os.setuid(65534)
+            with suppress(DeviceFault):
+                _lock_machine()
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_the_report_says_what_is_measured_under_what(device: LocalDevice) -> None:

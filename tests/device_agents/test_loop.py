@@ -1,5 +1,6 @@
 """The agent's loop against a live service; only the device at its far end is scripted."""
 
+import re
 import shutil
 import threading
 import time
@@ -12,11 +13,11 @@ import httpx
 import pytest
 
 from device_agents import loop
-from device_agents.errors import DeviceFault, DeviceRebooted, SubjectFault
+from device_agents.errors import AgentOutdated, DeviceFault, DeviceRebooted, SubjectFault
 from device_agents.loop import MOST_ROUNDS, Agent
 from latency_contract.connection import NotAllowed, NotThisService, ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
-from latency_contract.jobs import Lease, LeaseRelease, LeaseReport, LeaseRequest
+from latency_contract.jobs import DeviceCheck, Lease, LeaseRelease, LeaseReport, LeaseRequest
 from latency_contract.model_files import TFLiteModel
 from latency_contract.operators import IBConv
 from latency_contract.tables import LatencyAnswer, LatencyEntry, LatencyQuery, LatencyStatus
@@ -41,6 +42,10 @@ class Overheard(ServiceConnection):
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         if path.endswith("/report") and self.bench.say_that_results_are_of is not None:
             options["body"] = _of_another_device(options["body"], self.bench.say_that_results_are_of)
+        if path.endswith("/report") and self.bench.in_between is not None:
+            if self.bench.in_between.is_success:
+                return self.bench.in_between
+            raise NotThisService(f"answered with status {self.bench.in_between.status_code} and no explanation.")
         if path.endswith("/report") and self.bench.another_answers:
             self.bench.another_answers -= 1
             raise NotThisService("answered with status 302 and no explanation.")
@@ -75,6 +80,7 @@ class Bench:
         self.damage_next_model = False
         self.say_that_results_are_of: str | None = None
         self.another_answers = 0  # times that a proxy answers a report in the service's place
+        self.in_between: httpx.Response | None = None  # its answer, where it always does
         self.thread: threading.Thread | None = None
         self.budget_s: float | None = None
 
@@ -123,7 +129,7 @@ class Bench:
 
 @pytest.fixture
 def bench(service_url: str, request: pytest.FixtureRequest, report: Callable[..., DeviceReport]) -> Iterator[Bench]:
-    bench = Bench(service_url, request.node.name, report)
+    bench = Bench(service_url, re.sub(r"\W", "-", request.node.name), report)
     yield bench
     bench.end()
     bench.connection.close()
@@ -334,6 +340,63 @@ def test_outcomes_that_somebody_else_takes_are_kept_and_sent_again(bench: Bench,
     bench.queue(operator())
     bench.wait_for(lambda: bench.ask(operator())[0].status == LatencyStatus.MEASURED, "not measured")
     assert (bench.another_answers, len(bench.leases)) == (0, 1)
+
+
+@pytest.mark.parametrize("answer", [httpx.Response(413, content=b"<html>"), httpx.Response(200, content=b"<html>")])
+def test_outcomes_that_something_in_between_never_lets_pass_are_given_back(
+    bench: Bench, operator: Make, monkeypatch: pytest.MonkeyPatch, answer: httpx.Response
+) -> None:
+    """As a proxy does whose bodies are smaller, or one that shows a page instead of the service."""
+    monkeypatch.setattr(loop, "IN_BETWEEN_S", 0.3)
+    monkeypatch.setattr(loop, "REPORT_AGAIN_S", 0.1)
+    bench.in_between = answer
+    bench.start(lambda _: 1.0)
+    bench.queue(operator())
+    bench.wait_for(lambda: bench.device().faults == 1, "no fault")
+    assert re.search(
+        r"A report of \d\.\d MB does not reach the service: .* bodies of 16 MiB", str(bench.device().last_fault)
+    )
+    assert bench.ask(operator())[0].status == LatencyStatus.QUEUED
+
+
+def test_an_agent_older_than_its_service_ends_and_harms_no_job(
+    bench: Bench, operator: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease has something in it that this agent does not know."""
+    answered = ServiceConnection.request
+
+    def newer(self: ServiceConnection, method: str, path: str, **options: Any) -> httpx.Response:
+        response = answered(self, method, path, **options)
+        if path == "/v1/leases" and response.status_code == 200:
+            return httpx.Response(200, json=response.json() | {"newer": True})
+        return response
+
+    bench.connection.ask("PUT", f"/v1/devices/{bench.report.serial}", Device, body=bench.report)
+    bench.queue(operator())
+    monkeypatch.setattr(ServiceConnection, "request", newer)
+    agent = Agent(bench.connection, ScriptedDevice(lambda _: 1.0, report=bench.report), stop=bench.stop, max_jobs=16)
+    with pytest.raises(AgentOutdated, match=r"it is older than the service\. Update it: pip install"):
+        agent.run()
+    assert bench.ask(operator())[0].status == LatencyStatus.QUEUED
+    assert "older than the service" in str(bench.device().last_fault)
+
+
+def test_a_device_in_quarantine_that_has_to_wait_is_still_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LOOK_AFTER_S", 0.0)
+    bench.connection.ask("PUT", f"/v1/devices/{bench.report.serial}", Device, body=bench.report)
+    seen_at = bench.device().last_seen_at
+    device = ScriptedDevice(lambda _: 1.0, report=bench.report)
+    agent = Agent(bench.connection, device, stop=bench.stop, max_jobs=16)
+
+    def hot(check: Callable[[], None]) -> None:
+        check()
+        assert bench.device().last_seen_at > seen_at
+        raise DeviceFault("It is hot.")
+
+    monkeypatch.setattr(device, "wait_until_fit", hot)
+    monkeypatch.setattr(agent, "_fetch", lambda *_: Path("reference.tflite"))
+    agent._check_device(DeviceCheck(protocol=bench.report.protocol, reference_sha256="0" * 64, reason="it was slow"))
+    assert bench.device().last_fault == "It is hot."
 
 
 def test_a_model_that_arrives_damaged_is_fetched_again_and_not_measured_as_it_is(bench: Bench, operator: Make) -> None:

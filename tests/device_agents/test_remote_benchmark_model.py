@@ -15,7 +15,7 @@ from device_agents.adb_device import AdbDevice
 from device_agents.benchmark_model import Build
 from device_agents.benchmark_output import Program, UnparsableOutput
 from device_agents.enrolment import Enrolment, enrol
-from device_agents.errors import DeviceFault
+from device_agents.errors import DeviceFault, SuspectedFault
 from device_agents.litert_runner import CANNOT_WRITE
 from device_agents.opening import PROBE, open_device
 from device_agents.remote_benchmark_model import RemoteBenchmarkModel
@@ -235,16 +235,24 @@ def test_a_model_that_ends_the_program_twice_is_at_fault_and_its_neighbour_is_me
     assert sum(isinstance(result, Visit) for result in second) == 1
 
 
-def test_output_that_gives_no_latency_is_an_error_that_carries_it(
+def test_output_that_gives_no_latency_is_an_error_that_carries_it_and_names_the_suspect(
     phone: ReplayedPhone,
     model: Path,
     tmp_path: Path,
+    operator: Make,
 ) -> None:
+    content = convert(operator(height=20))
+    bad = tmp_path / f"{sha256(content)}.tflite"
+    bad.write_bytes(content)
     with opened(phone, tmp_path) as device:
-        _let_it_do(device, "garbage", to=model)
-        with pytest.raises(UnparsableOutput) as fault:
-            run(device, model)
-    assert fault.value.output
+        _let_it_do(device, "garbage", to=bad)
+        with pytest.raises(SuspectedFault) as fault:
+            run(device, model, bad, model)
+        assert fault.value.suspect == bad
+        assert isinstance(fault.value.__cause__, UnparsableOutput)
+        assert fault.value.__cause__.output
+        with pytest.raises(UnparsableOutput):
+            run(device, bad, model)  # as the reference operator, it is suspected of nothing
 
 
 def _let_it_do(device: AdbDevice, behaviour: str, *, to: Path) -> None:

@@ -107,6 +107,22 @@ def test_a_finished_search_is_shown_again_without_any_service(finished: Path) ->
     assert (finished / "final.json").read_bytes() == before
 
 
+def test_a_search_whose_device_is_gone_is_finished_without_it(finished: Path, tmp_path: Path) -> None:
+    """All that it still needed a device for, is gone from the copy."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    for name in ("final.json", "measured.json", "report.html"):
+        (run / name).unlink()
+    options = search_command("http://127.0.0.1:9", run)[3:]
+    result = client("search", *options, "--without-device")
+    assert result.exit_code == 0, result.stderr
+    before, after = (json.loads((path / "final.json").read_text()) for path in (finished, run))
+    for architecture in before["architectures"]:
+        architecture["measured_latency"] = None
+    assert after["architectures"] == before["architectures"]
+    assert (run / "report.html").exists()
+
+
 def test_a_found_network_is_exported_as_the_search_scored_it(finished: Path, tmp_path: Path) -> None:
     final, out = json.loads((finished / "final.json").read_text()), tmp_path / "network.onnx"
     found = final["architectures"][0]

@@ -19,6 +19,7 @@ def calibration_of(
     *,
     measurements: Mapping[str, int],
     sum_deviation_ms: float = 0.0,
+    known_within: float = 0.01,
     table_id: str = "0" * 64,
 ) -> Calibration:
     """What the service would make of these."""
@@ -27,7 +28,7 @@ def calibration_of(
         CalibratedNetwork(
             subject_id=f"{index:064x}", key=f"Network_{index}", operators=("operator",) * int(one.operators),
             measurement_id=index, sum_ms=one.sum_ms, sum_deviation_ms=sum_deviation_ms, activations_m=one.activations_m,
-            latency_ms=ms, low_ms=0.99 * ms, high_ms=1.01 * ms, predicted_ms=by_others_ms,
+            latency_ms=ms, low_ms=(1 - known_within) * ms, high_ms=(1 + known_within) * ms, predicted_ms=by_others_ms,
         )
         for index, (one, ms, by_others_ms) in enumerate(
             zip(terms, latencies_ms, left_out(terms, latencies_ms), strict=True)

@@ -87,11 +87,24 @@ def test_a_network_like_no_other_is_no_calibration_where_a_coefficient_follows_f
 
 def test_the_interval_of_another_network_grows_with_its_distance_from_what_was_measured() -> None:
     terms, latencies_ms = networks()
-    made = calibration_of(terms, latencies_ms, measurements={"0" * 64: 1})
+    made = calibration_of(terms, latencies_ms, measurements={"0" * 64: 1}, known_within=0.0)
     near, far = Terms(22.0, 18, 4.0), Terms(80.0, 18, 4.0)
     deviations = [made.deviation_ms(one, sum_deviation_ms=0.0) / one.sum_ms for one in (near, far)]
     assert deviations[0] == pytest.approx(made.residual_pct / 100, rel=0.05)
     assert deviations[1] > 1.1 * deviations[0]
+
+
+def test_what_may_move_all_networks_alike_widens_the_interval_by_as_much_as_one_moves() -> None:
+    terms, latencies_ms = networks()
+    certain, uncertain = (
+        calibration_of(terms, latencies_ms, measurements={"0" * 64: 1}, known_within=within) for within in (0.0, 0.04)
+    )
+    assert uncertain.residual_pct == certain.residual_pct
+    one = Terms(22.0, 18, 4.0)
+    alone = certain.deviation_ms(one, sum_deviation_ms=0.0)
+    wider = uncertain.deviation_ms(one, sum_deviation_ms=0.0)
+    assert wider == pytest.approx(math.hypot(alone, certain.latency_ms(one) * 0.04 / 1.96), rel=0.05)
+    assert "measured again, they would lie within 4.00 %" in uncertain.sentence
 
 
 def test_operators_that_are_known_less_well_than_those_of_the_networks_widen_the_interval() -> None:

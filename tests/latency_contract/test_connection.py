@@ -218,3 +218,9 @@ def test_a_refused_token_is_not_tried_again(far_end: Scripted, status: int) -> N
     with ServiceConnection(far_end.url) as connection, pytest.raises(NotAllowed, match="sentence"):
         connection.ask("GET", "/x", ErrorBody)
     assert len(far_end.seen) == 1
+
+
+def test_a_proxy_that_cannot_be_used_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    with pytest.raises(NotThisService, match=r"cannot be asked through the proxy of the environment: .*socksio"):
+        ServiceConnection("http://farm.example")

@@ -55,7 +55,7 @@ def test_a_calibrated_interval_holds_other_networks_as_often_as_it_says(operator
         sums = rng.uniform(15, 30, size=13)
         latencies = (0.5 + 0.96 * sums) * (1 + 0.01 * rng.standard_normal(13))
         terms = [Terms(float(ms), 15, 3.0) for ms in sums]
-        made = calibration_of(terms[:12], latencies[:12].tolist(), measurements={"0" * 64: 1})
+        made = calibration_of(terms[:12], latencies[:12].tolist(), measurements={"0" * 64: 1}, known_within=0.0)
         added = add_up([one], {one.id: Known(float(sums[12]), float(sums[12]), float(sums[12]), 0.95)})
         prediction = predicted(added, made, confidence=0.9)
         assert prediction.low_ms is not None

@@ -207,7 +207,16 @@ def test_a_database_of_another_schema_is_refused_with_the_command_that_mends_it(
     assert "Run `padnas-service migrate` with the same database URL" in result.stderr
 
 
-@pytest.mark.parametrize("command", [["status"], ["prune", "--keep-samples", "1"], ["backup", "copy.db"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["prune", "--keep-samples", "1"],
+        ["backup", "copy.db"],
+        ["token", "list"],
+        ["token", "revoke", "ana"],
+    ],
+)
 def test_a_database_that_does_not_exist_is_not_made(tmp_path: Path, command: list[str]) -> None:
     missing = tmp_path / "missing.db"
     result = runner.invoke(app, [*command, "--database-url", f"sqlite:///{missing}"])

@@ -152,7 +152,7 @@ class Shelf:
         with database.writing() as session:
             devices.report(session, report(), now=clock())
 
-    def store(self, made: Measurement, operator: IBConv, *, model: str = "Pixel 3") -> None:
+    def store(self, made: Measurement, operator: IBConv, *, model: str = "Pixel 3", drifted: bool = False) -> None:
         with self.database.writing() as session:
             store_subjects(session, [operator])
             table = {"subject_id": operator.id, "device_model": model, "protocol_id": self.protocol_id}
@@ -164,7 +164,7 @@ class Shelf:
                     **table, job_id=job.id, device_serial=made.provenance.device_serial, latency_ms=made.latency_ms,
                     low_ms=made.low_ms, high_ms=made.high_ms, confidence=made.confidence, verdict=made.verdict,
                     rounds=6, measured_at=self.clock(), reference_ms=units.reference_floor_ms(made.rounds),
-                    document=made.model_dump_json(),
+                    document=made.model_dump_json(), drifted=drifted,
                 )
             )  # fmt: skip
 
@@ -195,3 +195,16 @@ def test_units_are_read_from_what_they_measured_newest_first_and_no_other_model(
 def test_a_model_that_nothing_was_measured_on_has_no_units(shelf: Shelf) -> None:
     comparison = shelf.compare()
     assert (comparison.units, comparison.spread_pct) == ((), None)
+
+
+def test_what_a_unit_measured_as_it_drifted_is_not_compared(
+    shelf: Shelf, operator: Make, measurement: MakeMeasurement
+) -> None:
+    made = operator()
+    for serial in ("A1", "A2", "A3"):
+        for _ in range(6):
+            shelf.store(measurement(made.id, serial=serial, reference_ms=1.0), made)
+    for _ in range(20):
+        shelf.store(measurement(made.id, serial="A3", reference_ms=2.0), made, drifted=True)
+    assert odd(shelf.compare()) == []
+    assert unit(shelf.compare(), "A3").measurements == 6

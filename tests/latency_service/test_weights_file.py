@@ -1,16 +1,25 @@
 """What may be sent to be converted, and over the wire to a live service with a real TensorFlow."""
 
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pytest
+import uvicorn
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from latency_contract.canonical import canonical_json
 from latency_contract.connection import ServiceConnection, ServiceRefused
 from latency_contract.operators import Head, IBConv, Network, qualified_layers
+from latency_service.app import create_app
+from latency_service.cli import _Server
+from latency_service.database import Database
 from latency_service.errors import InvalidWeights
+from latency_service.settings import Settings
 from latency_service.tflite_converter import random_weights
 from latency_service.weights_file import MAX_BODY_BYTES, parse
 
@@ -102,3 +111,30 @@ def test_the_service_converts_what_it_is_sent_and_refuses_the_rest_by_name(
     with pytest.raises(ServiceRefused, match=r"1\.linear\.bias is missing") as refusal:
         connection.request("POST", "/v1/conversions", content=content)
     assert (refusal.value.error, refusal.value.status) == ("InvalidWeights", 422)
+
+
+def test_a_service_that_is_told_to_stop_sends_away_who_waits_for_a_conversion(
+    database: Database, network: Network, tensors: Tensors
+) -> None:
+    """It has begun another one, which takes a minute."""
+    service = create_app(database, settings=Settings())
+    converter = service.state.parts.converter
+    server = _Server(uvicorn.Config(service, port=0, log_level="warning"), None, converter)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    converter._pool.submit(time.sleep, 60.0)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1/conversions"
+    with ThreadPoolExecutor() as threads:
+        content = save(tensors, {"subject": canonical_json(network)})
+        waiting = threads.submit(httpx.post, url, content=content, timeout=100)
+        while not converter._line.unfinished_tasks:  # the request stands in line, or is being served
+            assert not waiting.done()
+            time.sleep(0.01)
+        server.should_exit = True
+        answer = waiting.result()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert (answer.status_code, "being stopped; try again" in answer.json()["detail"]) == (503, True)

@@ -79,6 +79,8 @@ def test_units_that_differ_without_a_majority_share_one_sentence(
         (["--epochs", "1,x"], 2, "'1,x' is not a list of numbers"),
         (["--stages", "9"], 2, "9 stages train the supernet 8 times"),
         (["--config", "nowhere.toml"], 2, "nowhere.toml cannot be read"),
+        (["--table", "Pixel 3@2"], 2, "padnas-client table export --table 'Pixel 3@2' --out table.json"),
+        (["--without-device"], 2, "has no table yet: its operators have to be measured. Give --service URL."),
     ],
 )
 def test_wrong_input_to_a_search_is_a_sentence(
@@ -95,11 +97,17 @@ def test_wrong_input_to_a_search_is_a_sentence(
     [
         ([], 2, "No architecture given. Use --from FINAL.JSON, or --space and --choices."),
         (["--space", TINY, "--choices", "Identity"], 2, "has 4 layers, but 1 choices are given"),
-        (["--space", TINY, "--choices", "a,b,c,d"], 1, "'a' is not a choice"),
+        (
+            ["--space", TINY, "--choices", "a,b,c,d"],
+            1,
+            "block1.1 does not offer a. It offers IBConv_K3_E1, IBConv_K5_E1.",
+        ),
         (["--from", "nowhere.json"], 1, "nowhere.json: No such file or directory."),
         (["--from", str(Path(TINY).parent)], 1, "final.json: No such file or directory."),
         (["--from", TINY], 2, "is not the final.json of a search"),
         (["--from", TINY, "--classes", "7"], 2, "--from has networks of their own size. Leave out --input-size"),
+        (["--from", TINY, "--space", TINY], 2, "--from says which architecture. Leave out --space and --choices"),
+        (["--space", TINY, "--choices", "a,b,c,d", "--width", "0"], 1, "width is 0; use one above 0"),
     ],
 )
 @pytest.mark.parametrize("command", ["predict", "measure"])
@@ -117,6 +125,7 @@ def test_wrong_input_to_predict_and_measure_is_a_sentence(
         (["--tflite", "nowhere.tflite"], 1, "nowhere.tflite"),
         (["--tflite", TINY], 1, "This is no TFLite file"),
         (["--tflite", TINY, "--from", "final.json"], 2, "--tflite measures a file as it is. Leave out --from"),
+        (["--tflite", TINY, "--width", "2"], 2, "Leave out --from, --space, --choices and their size"),
     ],
 )
 def test_wrong_files_to_measure_are_a_sentence(

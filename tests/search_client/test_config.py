@@ -38,6 +38,13 @@ def test_a_flag_beats_the_file_and_the_file_beats_the_recipe(tmp_path: Path) -> 
     assert config.batch_size == recipe.batch_size != SearchConfig.model_fields["batch_size"].default
 
 
+def test_a_recipe_whose_epochs_are_no_list_is_a_sentence(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text(Path(TINY).read_text().partition("[recipe]")[0] + "[recipe]\nepochs = 10\n")
+    with pytest.raises(ValueError, match=r"The settings cannot be used: epochs: "):
+        resolve({"space": str(mine), "data": "digits"}, file=None)
+
+
 @pytest.mark.parametrize(
     ("stages", "epochs", "rates"),
     [(2, (240,), (0.5,)), (3, (120, 120), (0.5, 0.1)), (4, (120, 80, 40), (0.5, 0.1, 0.1))],

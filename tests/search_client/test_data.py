@@ -1,3 +1,5 @@
+import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor
 
 from search_client.data import ImageData, load_data
+from search_client.decoding import DecodingPass
 from search_client.errors import InvalidData
 from search_client.images import ImageSet
 from search_client.oracle import SupernetOracle
@@ -141,6 +144,28 @@ def test_an_unchanged_listing_is_not_decoded_again(folder: Path, capsys: pytest.
     shutil.copy(folder / "train" / "cat" / "3.png", folder / "train" / "cat" / "0.png")
     mended = load_folder(folder, known=first.decoding)
     assert mended.record()["left_out"] == []
+
+
+def test_what_a_pass_found_is_kept_where_too_many_are_damaged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "train" / "dog" / "1.JPEG").write_bytes(b"")
+    found: list[DecodingPass] = []
+    with pytest.raises(InvalidData, match="2 of 106 images do not decode"):
+        load_folder(folder, on_decoded=found.append)
+    assert set(found[0].damaged) == {"train/cat/0.png", "train/dog/1.JPEG"}
+    capsys.readouterr()
+    with pytest.raises(InvalidData, match="2 of 106 images do not decode"):
+        load_folder(folder, known=found[0])
+    assert "decoding every image once" not in capsys.readouterr().err
+
+
+def test_a_photo_may_have_a_name_that_is_no_unicode(folder: Path) -> None:
+    cat = os.fsencode(folder / "train" / "cat")
+    os.rename(cat + b"/1.JPEG", cat + b"/caf\xe9.JPEG")
+    os.rename(cat + b"/0.png", cat + b"/d\xe9j\xe0.png")  # the damaged one
+    data = load_folder(folder)
+    assert data.record()["left_out"] == [r"train/cat/d\xe9j\xe0.png"]
+    everything(data.train)
+    json.dumps(data.record(), ensure_ascii=False).encode()
 
 
 def test_photos_that_are_renamed_or_change_in_size_are_another_data_set(folder: Path) -> None:

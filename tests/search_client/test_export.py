@@ -21,12 +21,12 @@ from search_client.cli import app
 from search_client.config import SearchConfig
 from search_client.data import ImageData, load_data
 from search_client.durable_files import write_text
-from search_client.errors import MissingPackage, NoTrainedNetwork
+from search_client.errors import InvalidData, MissingPackage, NoTrainedNetwork
 from search_client.export import Trained, load_trained, to_onnx
 from search_client.images import ImageSet
 from search_client.networks import build_network
 from search_client.oracle import SupernetOracle
-from search_client.run_directory import StageDirectory, write_json
+from search_client.run_directory import RunFiles, StageDirectory, write_json
 from search_client.spaces import load_space
 from search_client.supernet import Supernet
 from search_client.training import train_supernet
@@ -204,7 +204,14 @@ def test_a_search_without_the_architecture_or_with_other_images_is_refused(searc
     folder = tmp_path / "search"
     shutil.copytree(search, folder)
     write_json(folder / "final.json", json.loads((search / "final.json").read_text()) | {"data_sha256": "0" * 64})
-    with pytest.raises(NoTrainedNetwork, match="saw other images than 'digits' holds now"):
+    with pytest.raises(InvalidData, match="saw other images than 'digits' holds now"):
+        load_trained(folder, name="1")
+    published = {"data": None, "oracle": "nas-bench-macro:table.json"}
+    settings = RunFiles(folder).config().model_copy(update=published)
+    write_text(folder / "config.toml", settings.to_toml())
+    with pytest.raises(
+        NoTrainedNetwork, match=r"trained nothing.* padnas-client train --from \S+ --name 1 --data DATA"
+    ):
         load_trained(folder, name="1")
 
 

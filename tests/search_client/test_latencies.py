@@ -7,11 +7,13 @@ from collections.abc import Callable
 import httpx
 import pytest
 
+from benchmarks.faulty_wire import Fault, FaultyWire
+from latency_contract import connection as connection_module
 from latency_contract.connection import NotThisService, ServiceConnection, ServiceRefused
 from latency_contract.devices import Device, DeviceReport
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
-from latency_contract.tables import Purpose
+from latency_contract.tables import MAX_QUERY, Purpose
 from search_client import latencies
 from search_client.errors import NoAgent, NoSuchDevice, NotMeasurable
 from search_client.latencies import LatencyService, find_table, kept_measurement
@@ -121,6 +123,77 @@ def test_with_wait_an_agent_is_waited_for(
             agent(lambda _: 1.0)
 
     assert len(waiting.measured([operator()], purpose=Purpose.SEARCH, on_progress=on_progress)) == 1
+
+
+def test_with_wait_a_service_that_is_away_is_waited_for(
+    service_url: str, phone: str, agent: Agent, operator: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time until it was said once."""
+    monkeypatch.setattr(connection_module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(latencies, "SAY_AGAIN_S", 0.0)
+    agent(lambda _: 1.0)
+    said: list[str] = []
+    with (
+        FaultyWire(int(service_url.rpartition(":")[2])) as wire,
+        ServiceConnection(f"http://127.0.0.1:{wire.port}") as connection,
+    ):
+
+        def say(line: str) -> None:
+            said.append(line)
+            wire.heal()
+
+        def away() -> None:
+            wire.inject(Fault.REFUSE)
+            wire.inject(Fault.CUT)
+
+        away()
+        waiting = LatencyService(connection, device=phone, client=phone, wait=True, say=say)
+        assert len(said) == 1
+        waiting.measured([operator()], purpose=Purpose.TABLE, on_progress=lambda _: None)
+        away()
+        table = waiting.publish()
+        assert len(said) == 2
+        away()
+        assert waiting.published() == table
+    assert len(said) == 3
+    assert all("waiting: The service at" in line and "does not answer" in line for line in said)
+
+
+def test_with_wait_a_device_that_nobody_has_reported_yet_is_waited_for(
+    connection: ServiceConnection, phone: str, report: Callable[..., DeviceReport]
+) -> None:
+    new = f"{phone} new"
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        connection.ask("PUT", "/v1/devices/late-1", Device, body=report(serial="late-1", model=new))
+
+    assert LatencyService(connection, device=new, client=phone, wait=True, say=say).device.serial == "late-1"
+    assert len(said) == 1
+    assert f"waiting: There is no device '{new}'. The service knows:" in said[0]
+    with pytest.raises(NoSuchDevice, match="There is no device 'another'"):
+        LatencyService(connection, device="another", client=phone)
+
+
+def test_more_operators_than_one_question_holds_are_asked_about_in_several(
+    service: LatencyService, operator: Make
+) -> None:
+    many = [operator(height=1 + n % 50, width=1 + n // 50) for n in range(MAX_QUERY + 1)]
+    assert len({one.id for one in many}) == MAX_QUERY + 1
+    assert not service.complete(many)
+    assert service.release(many) == 0
+
+
+def test_a_device_model_with_an_at_sign_is_named_like_any_other(
+    connection: ServiceConnection, measured_units: Callable[[str, dict[str, float]], None]
+) -> None:
+    model = "CPU E5-2680 v4 @ 2.40GHz"
+    measured_units(model, {"at-sign": 1.0})
+    service = LatencyService(connection, device=model, client="at-sign")
+    versions = [service.publish(), service.publish()]
+    assert find_table(connection, model) == versions[1]
+    assert find_table(connection, f"{model}@1") == versions[0]
 
 
 def _as_if_no_agent(ask: Callable[..., object]) -> Callable[..., object]:

@@ -207,6 +207,7 @@ def test_a_linear_model_is_imported_shown_and_exported_as_json_alone(tmp_path: P
     [
         (["table", "show"], "Latencies come from a service (--service URL) or from a file (--table FILE). Give one."),
         (["table", "export", "--out", "x"], "Latencies come from a service"),
+        (["table", "export", "--out", "x", "--width", "2"], "are the size of a space. Name it with --space"),
         (["table", "show", "--table", "nowhere.json"], "nowhere.json"),
         (["table", "import", "nowhere.csv", "--device", "Pixel 1", "--out", "x"], "nowhere.csv"),
         (["predict", "--space", "basic", "--choices", "a"], "'basic' has 22 layers, but 1 choices are given"),
@@ -248,6 +249,23 @@ def test_a_space_of_another_size_is_predicted_and_exported_as_it_was_built(tmp_p
     assert client(*export, *size).exit_code == 0
     rows = [line for line in out.read_text().splitlines() if not line.startswith("#")]
     assert len(rows) == 1 + len(larger.operators())
+
+
+def test_a_choice_that_a_layer_does_not_offer_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text(table_of(TINY, lambda _: 3.0).model_dump_json())
+    space = str(Path(__file__).parent / "tiny.toml")
+    for choices in (
+        "Identity,IBConv_K3_E1,IBConv_K3_E1,IBConv_K3_E2",
+        "IBConv_K7_E6,IBConv_K3_E1,IBConv_K3_E1,Identity",
+    ):
+        result = client("predict", "--table", str(tmp_path / "t.json"), "--space", space, "--choices", choices)
+        assert (result.exit_code, "does not offer" in result.stderr) == (1, True), result.stderr
+
+
+def test_a_table_of_another_device_than_asked_for_is_refused(theirs: Path) -> None:
+    for command in (["table", "show"], ["table", "export", "--out", "x"]):
+        result = client(*command, "--table", str(theirs), "--device", "Pixel 9")
+        assert (result.exit_code, "not of Pixel 9. Leave --device out." in result.stderr) == (2, True)
 
 
 def test_a_key_of_another_operator_is_checked_before_anything_is_asked() -> None:

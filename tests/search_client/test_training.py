@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from search_client.data import ImageData, load_data
-from search_client.errors import InvalidCheckpoint, TrainingDiverged
+from search_client.errors import InvalidCheckpoint, OutOfGPUMemory, TrainingDiverged
 from search_client.images import PixelImages
 from search_client.networks import build_network
 from search_client.spaces import SearchSpace, load_space
@@ -218,6 +218,20 @@ def test_gradients_are_clipped_where_asked(space: SearchSpace, data: ImageData, 
     assert moved(clipped) == pytest.approx(0.2 * 0.01, rel=1e-3)
 
 
+def test_a_gpu_whose_memory_is_full_is_a_sentence(data: ImageData, tmp_path: Path) -> None:
+    """There is none here: what PyTorch would raise is raised by the network."""
+
+    class TooLarge(nn.Linear):
+        def forward(self, _: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. GPU 0 has")
+
+    said = r"memory is full: CUDA out of memory\. Train with a smaller --batch-size"
+    with pytest.raises(OutOfGPUMemory, match=said):
+        train_network(
+            TooLarge(3, 10), data, recipe=RECIPE, seed=0, checkpoint=tmp_path / "checkpoint", on_epoch=lambda _: None
+        )
+
+
 def test_a_checkpoint_that_the_disk_cannot_hold_leaves_the_last_one(
     space: SearchSpace, data: ImageData, tmp_path: Path
 ) -> None:
@@ -227,11 +241,12 @@ def test_a_checkpoint_that_the_disk_cannot_hold_leaves_the_last_one(
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, unlimited[1]))  # the kernel refuses longer files
     try:
-        with pytest.raises(OSError, match=r"checkpoint cannot be written: .*The checkpoint of the last epoch stays"):
+        with pytest.raises(OSError, match=r"checkpoint cannot be written: .*What was trained before stays"):
             train(fresh(space), data, checkpoint)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert checkpoint.read_bytes() == good
+    assert list(tmp_path.iterdir()) == [checkpoint]  # nothing keeps the room that others need
     assert len(train(fresh(space), data, checkpoint)) == RECIPE.epochs
 
 
