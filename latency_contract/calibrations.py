@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from latency_contract.canonical import Contract, Sha256
 from latency_contract.measurements import Milliseconds
+from latency_contract.operators import Network, parse_key
 
 MIN_NETWORKS = 10  # fewer say little about three coefficients and a spread
 MAX_NETWORKS = 200
@@ -87,6 +88,10 @@ class CalibratedNetwork(Contract):
     @property
     def terms(self) -> Terms:
         return Terms(self.sum_ms, len(self.operators), self.activations_m)
+
+    @property
+    def network(self) -> Network:
+        return Network(operators=tuple(parse_key(key) for key in self.operators))
 
     @property
     def error_pct(self) -> float:

@@ -58,6 +58,8 @@ class LatencyQuery(Contract):
     protocol_id: Sha256 | None = None  # default: the one that the device measures under
     queue_missing: bool = False  # queue a job for what is missing, and try again what failed
     measure_again: bool = False  # with queue_missing: also for what is measured; the newest measurement counts
+    # Measurements up to this one count as missing: with queue_missing, ask again until the newer ones are there.
+    newer_than: Annotated[int, Field(ge=0, lt=2**31)] = 0
     client: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[\w.:-]+$")] = "anonymous"
     purpose: Purpose = Purpose.TABLE
     # In how many layers of a space each subject is a choice: its error counts as often. One, where nothing is said.

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Insert, Row, Select, Table, func, insert, select
+from sqlalchemy import ColumnElement, Insert, Row, Select, Table, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
 from latency_contract.jobs import Failed, JobState, Lease, LeasedJob, LeaseReport
@@ -43,23 +43,27 @@ def look_up(
     *,
     device_model: str,
     protocol: Protocol,
+    newer_than: int = 0,
 ) -> list[LatencyEntry]:
-    """What is known of each subject, in the order asked. The newest measurement by a unit that was as usual counts."""
+    """What is known of each subject, in the order asked. The newest measurement by a unit that was as usual counts, if
+    its id is above `newer_than`.
+    """
     ids = {subject.id for subject in subjects}
-    latencies = newest_latencies(session, ids, device_model=device_model, protocol=protocol)
+    newest = partial(newest_latencies, session, device_model=device_model, protocol=protocol, newer_than=newer_than)
+    latencies = newest(ids)
     jobs: dict[str, AnyRow] = {}
     if missing := ids - latencies.keys():
         jobs = _last_jobs(session, missing, device_model=device_model, protocol=protocol)
         # Of a job that has ended between the two questions, the result must be seen.
-        latencies |= newest_latencies(session, missing, device_model=device_model, protocol=protocol)
+        latencies |= newest(missing)
     return [_entry(subject, latencies.get(subject.id), jobs.get(subject.id)) for subject in subjects]
 
 
 def newest_latencies(
-    session: Session, subject_ids: Collection[str], *, device_model: str, protocol: Protocol
+    session: Session, subject_ids: Collection[str], *, device_model: str, protocol: Protocol, newer_than: int = 0
 ) -> dict[str, Latency]:
     """By subject, of those that have one. A measurement by a unit that had drifted does not count."""
-    asked = {"model": device_model, "protocol": protocol.id, LISTED: the_list(subject_ids)}
+    asked = {"model": device_model, "protocol": protocol.id, LISTED: the_list(subject_ids), "newer_than": newer_than}
     return {row[0]: _latency(*row[1:]) for row in session.execute(_newest_measurements(), asked)}
 
 
@@ -78,7 +82,8 @@ def _last_jobs(
 def _newest_measurements() -> Select[*tuple[Any, ...]]:
     # Not whole rows: their documents hold every sample.
     columns = [MEASUREMENTS.c[column.key] for column in (MeasurementRow.subject_id, *LATENCY)]
-    return _newest(MEASUREMENTS, columns, MEASUREMENTS.c.drifted.is_(False))
+    newer = MEASUREMENTS.c.id > bindparam("newer_than")
+    return _newest(MEASUREMENTS, columns, MEASUREMENTS.c.drifted.is_(False), newer)
 
 
 @cache
@@ -129,7 +134,8 @@ def queue_missing(
         return list(entries)
     store_subjects(session, subjects)
     # They are locked now; what a device has reported until then must not be measured once more.
-    entries = look_up(session, subjects, device_model=device_model, protocol=protocol)
+    known = partial(look_up, session, device_model=device_model, protocol=protocol, newer_than=query.newer_than)
+    entries = known(subjects)
     wanted = {e.subject_id for e in entries if query.measure_again or e.status != LatencyStatus.MEASURED}
     subjects = [subject for subject in subjects if subject.id in wanted]
     files = {subject.id: subject for subject in subjects if isinstance(subject, TFLiteModel)}
@@ -149,7 +155,7 @@ def queue_missing(
         now=now,
     )
     queue.refuse_above(session, query.client, owner=owner, max_waiting=max_waiting)
-    return look_up(session, query.subjects, device_model=device_model, protocol=protocol)
+    return known(query.subjects)
 
 
 def nothing_to_lease(session: Session, device: DeviceRow, *, now: datetime) -> bool:

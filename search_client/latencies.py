@@ -109,14 +109,16 @@ class LatencyService:
         purpose: Purpose,
         on_progress: OnProgress,
         layers: Mapping[str, int] | None = None,
+        newer_than: int = 0,
     ) -> list[Latency]:
-        """Latencies of subjects, waiting until the last one is measured. `layers` as for `request`.
+        """Latencies of subjects, waiting until the last one is measured. `layers` as for `request`; measurements whose
+        id is no higher than `newer_than` do not count.
 
         Raises:
             NoAgent: the device has no agent at work, and this search was not told to wait for one.
             NotMeasurable: some subjects failed on the device.
         """
-        entries = self.settled(subjects, purpose=purpose, on_progress=on_progress, layers=layers)
+        entries = self.settled(subjects, purpose=purpose, on_progress=on_progress, layers=layers, newer_than=newer_than)
         _none_may_have_failed(entries, device_model=self.device.model)
         return [entry.latency for entry in entries if entry.latency is not None]
 
@@ -127,13 +129,15 @@ class LatencyService:
         purpose: Purpose,
         on_progress: OnProgress,
         layers: Mapping[str, int] | None = None,
+        newer_than: int = 0,
     ) -> Sequence[LatencyEntry]:
-        """What became of subjects, waiting until each is measured or has failed. `layers` as for `request`.
+        """What became of subjects, waiting until each is measured or has failed. Options as for `measured`.
 
         Raises:
             NoAgent: the device has no agent at work, and this search was not told to wait for one.
         """
-        answer = self._ask(subjects, purpose=purpose, queue_missing=True, layers=layers)
+        ask = partial(self._ask, subjects, purpose=purpose, layers=layers, newer_than=newer_than)
+        answer = ask(queue_missing=True)
         last_alive = time.monotonic()
         while True:
             count = Counter(entry.status for entry in answer.entries)
@@ -150,16 +154,27 @@ class LatencyService:
             time.sleep(POLL_S)
             # Asking with queue_missing again would retry what has failed, so only the missing is looked at.
             missing_any = count[LatencyStatus.MISSING] > 0
-            answer = self._ask(subjects, purpose=purpose, queue_missing=missing_any, layers=layers)
+            answer = ask(queue_missing=missing_any)
         return answer.entries
+
+    def measured_anew(self, subjects: Sequence[Subject], *, purpose: Purpose, on_progress: OnProgress) -> list[Latency]:
+        """Latencies of subjects as they are now, whatever is known of them. Raises as `measured`."""
+        known = self._ask(subjects, purpose=purpose, queue_missing=False).entries
+        newest = max((one.latency.measurement_id for one in known if one.latency is not None), default=0)
+        return self.measured(subjects, purpose=purpose, on_progress=on_progress, newer_than=newest)
 
     def measure_again(self, operators: Sequence[Conv | IBConv | Head], *, layers: Mapping[str, int]) -> None:
         """Queue what is measured already, behind everything that is not. Nobody waits for it."""
         self._ask(operators, purpose=Purpose.REFINEMENT, queue_missing=True, measure_again=True, layers=layers)
 
     def complete(self, operators: Sequence[Conv | IBConv | Head]) -> bool:
-        """Whether every operator is measured by now. Raises NotMeasurable if one never will be."""
-        answer = self._ask(operators, purpose=Purpose.SEARCH, queue_missing=False)
+        """Whether every operator is measured by now. It is asked while something trains: nobody waits for a service.
+
+        Raises:
+            NotMeasurable: one never will be.
+            ServiceUnreachable: ask again later.
+        """
+        answer = self._ask(operators, purpose=Purpose.SEARCH, queue_missing=False, patient=False)
         _none_may_have_failed(answer.entries, device_model=answer.device_model)
         return _all_measured(answer)
 
@@ -203,8 +218,10 @@ class LatencyService:
         queue_missing: bool,
         measure_again: bool = False,
         layers: Mapping[str, int] | None = None,
+        newer_than: int = 0,
+        patient: bool = True,
     ) -> LatencyAnswer:
-        """In as many questions as it takes."""
+        """In as many questions as it takes. `patient`: for the service, where this search was told to wait."""
         queries = [
             LatencyQuery(
                 device=self.device.model,
@@ -212,6 +229,7 @@ class LatencyService:
                 subjects=part,
                 queue_missing=queue_missing,
                 measure_again=measure_again,
+                newer_than=newer_than,
                 client=self._client,
                 purpose=purpose,
                 layers=tuple(layers.get(subject.id, 1) for subject in part) if layers else (),
@@ -222,7 +240,7 @@ class LatencyService:
         def answered(query: LatencyQuery) -> LatencyAnswer:
             return self._connection.ask("POST", "/v1/latencies/query", LatencyAnswer, body=query)
 
-        answers = [self._patiently(partial(answered, query)) for query in queries]
+        answers = [self._patiently(partial(answered, query)) if patient else answered(query) for query in queries]
         return answers[-1].model_copy(update={"entries": tuple(entry for one in answers for entry in one.entries)})
 
     def _patiently(self, ask: Callable[[], T]) -> T:

@@ -1,13 +1,27 @@
-"""`padnas-client table calibrate`: whole networks of a space, measured, to correct and to judge sums of operators."""
+"""`padnas-client table calibrate` and `check`: whole networks of a space, measured, to correct and to judge sums of
+operators; and some of them measured again, to see whether the device is still as it was.
+"""
 
-from typing import TYPE_CHECKING, Annotated
+import json
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 import typer
 from rich.table import Table as Lines
 
-from latency_contract.calibrations import MAX_NETWORKS, MIN_NETWORKS, Calibration, CalibrationRequest
+from latency_contract.calibrations import (
+    MAX_NETWORKS,
+    MIN_NETWORKS,
+    OF_INTERVALS,
+    CalibratedNetwork,
+    Calibration,
+    CalibrationRequest,
+)
 from latency_contract.operators import Network
+from latency_contract.student_t import quantile
 from latency_contract.tables import Purpose, Table
 from search_client.command_line import (
     ClassesOption,
@@ -23,6 +37,7 @@ from search_client.command_line import (
     latency_service,
     output,
 )
+from search_client.errors import IncompleteTable
 from search_client.spaces import SearchSpace
 
 # What needs PyTorch is imported where it is used: `--help` and the small commands should not wait for it.
@@ -31,6 +46,8 @@ if TYPE_CHECKING:
     from search_client.progress import ConsoleProgress
 
 NETWORKS = 40
+CHECKED = 8  # of them, by `check`
+FEWEST = 4  # that say how far they move together
 DRAWS_PER_NETWORK = 100  # from which strata are made
 
 
@@ -62,6 +79,96 @@ def calibrate(
         return
     output.print(networks_as_lines(made))
     output.print(f"table {made.table_id} version {made.table_version}: {made.sentence}", soft_wrap=True)
+
+
+@errors_are_sentences
+def check(
+    service: ServiceOption,
+    space: SpaceOption,
+    device: DeviceOption = None,
+    networks: Annotated[int, typer.Option(min=FEWEST, max=MAX_NETWORKS, help="networks to measure again")] = CHECKED,
+    input_size: InputSizeOption = None,
+    width: WidthOption = None,
+    classes: ClassesOption = None,
+    wait: WaitOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure some of a calibration's networks again: is the device still as it was? Exit status 1 if it is not.
+
+    The reference operator does not feel everything that a network does, as what neighbours take of cache and memory.
+    """
+    from search_client.progress import ConsoleProgress
+    from search_client.table_latencies import calibration_for
+
+    loaded = SpaceSize(input_size, width, classes).of(space)
+    with latency_service(service, device, client="table-check", wait=wait) as latencies:
+        calibration = calibration_for(loaded.operators(), latencies.published())
+        if calibration is None:
+            raise IncompleteTable(
+                f"No calibration of the table of {latencies.device.model} holds for '{space}'."
+                f" Make one: padnas-client table calibrate --space {space}"
+            )
+        chosen = spread_over(calibration.networks, count=networks)
+        with ConsoleProgress().task(f"measuring on {latencies.device.model} again", len(chosen)) as advance:
+            now = latencies.measured_anew([one.network for one in chosen], purpose=Purpose.TABLE, on_progress=advance)
+    pairs = [(one.latency_ms, latency.latency_ms) for one, latency in zip(chosen, now, strict=True)]
+    found = shift(calibration, pairs)
+    if as_json:
+        listed = [
+            {"key": one.key, "then_ms": then_ms, "now_ms": now_ms}
+            for one, (then_ms, now_ms) in zip(chosen, pairs, strict=True)
+        ]
+        typer.echo(json.dumps(found._asdict() | {"holds": found.holds, "networks": listed}))
+    else:
+        lines = Lines("network", "then ms", "now ms", "longer by", box=None)
+        for one, (then_ms, now_ms) in zip(chosen, pairs, strict=True):
+            lines.add_row(one.key, f"{then_ms:.3f}", f"{now_ms:.3f}", f"{100 * (now_ms / then_ms - 1):+.2f} %")
+        output.print(lines)
+        output.print(found.sentence, soft_wrap=True)
+    if not found.holds:
+        raise typer.Exit(1)
+
+
+class Shift(NamedTuple):
+    """How much longer a calibration's networks take than when they calibrated."""
+
+    longer_pct: float  # mean
+    low_pct: float  # its 95 % interval
+    high_pct: float
+    allowed_pct: float  # that the intervals of predictions have room for
+
+    @property
+    def holds(self) -> bool:
+        return abs(self.longer_pct) <= self.allowed_pct
+
+    @property
+    def sentence(self) -> str:
+        verdict = "the calibration holds"
+        if not self.holds:
+            verdict = (
+                "the calibration does not hold now. Measure when the device is as it was, or calibrate with networks"
+                " measured now: padnas-client table calibrate --seed 1"
+            )
+        return (
+            f"measured again, its networks take {self.longer_pct:+.2f} % ({self.low_pct:+.2f} to {self.high_pct:+.2f} %"
+            f" at 95 %); predictions allow for {self.allowed_pct:.2f} %: {verdict}"
+        )
+
+
+def shift(calibration: Calibration, pairs: Sequence[tuple[float, float]]) -> Shift:
+    """From latencies then and now, in ms, of at least FEWEST networks: Student's interval of the mean logarithm."""
+    logs = [math.log(now_ms / then_ms) for then_ms, now_ms in pairs]
+    half = quantile(0.975, degrees=len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
+    mean = fmean(logs)
+    longer, low, high = (100 * math.expm1(value) for value in (mean, mean - half, mean + half))
+    return Shift(longer, low, high, 100 * OF_INTERVALS * math.sqrt(calibration.common_variance))
+
+
+def spread_over(networks: Sequence[CalibratedNetwork], *, count: int) -> list[CalibratedNetwork]:
+    """So many of them, evenly from the fastest to the slowest; all where there are no more."""
+    ordered = sorted(networks, key=lambda one: one.latency_ms)
+    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
+    return [ordered[place] for place in places]
 
 
 def calibrated(

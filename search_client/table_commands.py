@@ -44,16 +44,17 @@ from search_client.imported_tables import (
     of_operators,
 )
 from search_client.spaces import SearchSpace
-from search_client.table_calibration import calibrate
+from search_client.table_calibration import calibrate, check
 
 # What needs PyTorch or SciPy is imported where it is used: `--help` and the small commands should not wait for it.
 if TYPE_CHECKING:
     from search_client.table_comparison import Comparison
 
-app = typer.Typer(help="Latency tables: build, calibrate, show, compare, export, import.", no_args_is_help=True)
+app = typer.Typer(help="Latency tables: build, calibrate, check, show, compare, export, import.", no_args_is_help=True)
 app.command("calibrate", epilog="Example: padnas-client table calibrate --service http://127.0.0.1:8000 --space basic")(
     calibrate
 )
+app.command("check", epilog="Example: padnas-client table check --service http://127.0.0.1:8000 --space basic")(check)
 
 
 @app.command("build", epilog="Example: padnas-client table build --service http://127.0.0.1:8000 --space basic")

@@ -68,7 +68,9 @@ def query_latencies(
     now = service.clock()
     with service.database.writing() if query.queue_missing else service.database.reading() as session:
         device_model, protocol = devices.resolve(session, query.device, protocol_id=query.protocol_id)
-        entries = latencies.look_up(session, query.subjects, device_model=device_model, protocol=protocol)
+        entries = latencies.look_up(
+            session, query.subjects, device_model=device_model, protocol=protocol, newer_than=query.newer_than
+        )
         if query.queue_missing:
             entries = latencies.queue_missing(
                 session,

@@ -49,7 +49,9 @@ class Laboratory:
         query = LatencyQuery(device="Pixel 3", subjects=operators, queue_missing=queue_missing, **options)
         with self.database.writing() as session:
             model, protocol = devices.resolve(session, query.device, protocol_id=None)
-            entries = latencies.look_up(session, operators, device_model=model, protocol=protocol)
+            entries = latencies.look_up(
+                session, operators, device_model=model, protocol=protocol, newer_than=query.newer_than
+            )
             if queue_missing:
                 entries = latencies.queue_missing(
                     session, query, entries, device_model=model, protocol=protocol, now=self.clock()
@@ -400,3 +402,26 @@ def test_there_is_something_to_lease_when_a_job_waits_or_its_lease_has_run_out(
 def test_an_unknown_measurement_is_refused(database: Database) -> None:
     with pytest.raises(UnknownMeasurement, match="no measurement 7"), database.reading() as session:
         latencies.measurement(session, 7)
+
+
+def test_what_is_older_than_asked_for_is_missing_until_it_is_measured_again(
+    laboratory: Laboratory, operator: Make, measurement: MakeMeasurement
+) -> None:
+    laboratory.ask(operator(), queue_missing=True)
+    lease = laboratory.leased()
+    laboratory.accept(lease, result(lease, measurement))
+    (known,) = laboratory.ask(operator())
+    assert known.latency is not None
+    old: dict[str, Any] = {"newer_than": known.latency.measurement_id}
+    assert [entry.status for entry in laboratory.ask(operator(), **old)] == [LatencyStatus.MISSING]
+    assert [entry.status for entry in laboratory.ask(operator(), queue_missing=True, **old)] == [LatencyStatus.QUEUED]
+    lease = laboratory.leased()
+    laboratory.accept(lease, Failed(job_id=lease.jobs[0].job_id, error="the kernel is gone"))
+    assert [entry.status for entry in laboratory.ask(operator(), **old)] == [LatencyStatus.FAILED]
+    assert laboratory.ask(operator()) == [known]  # whoever asks for no newer one
+    laboratory.ask(operator(), queue_missing=True, **old)
+    lease = laboratory.leased()
+    laboratory.accept(lease, result(lease, measurement, 2.0, 2.1, 2.2, 2.3, 2.4, 2.5))
+    (again,) = laboratory.ask(operator(), **old)
+    assert again.latency is not None
+    assert (again.latency.latency_ms, again.latency.measurement_id > old["newer_than"]) == (2.0, True)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.faulty_wire import Fault, FaultyWire
 from latency_contract import connection as connection_module
-from latency_contract.connection import NotThisService, ServiceConnection, ServiceRefused
+from latency_contract.connection import NotThisService, ServiceConnection, ServiceRefused, ServiceUnreachable
 from latency_contract.devices import Device, DeviceReport
 from latency_contract.operators import IBConv
 from latency_contract.protocols import Protocol
@@ -151,6 +151,8 @@ def test_with_wait_a_service_that_is_away_is_waited_for(
         assert len(said) == 1
         waiting.measured([operator()], purpose=Purpose.TABLE, on_progress=lambda _: None)
         away()
+        with pytest.raises(ServiceUnreachable):  # whoever trains meanwhile does not wait
+            waiting.complete([operator()])
         table = waiting.publish()
         assert len(said) == 2
         away()
