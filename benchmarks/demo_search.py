@@ -6,7 +6,7 @@ Figures:
     prediction_error_pct    mean absolute difference between predicted and measured latency of the final networks
     worst_prediction_pct    the largest such difference (range: over repetitions)
     best_accuracy           one-shot accuracy of the first final architecture on the validation images
-    service_mb              peak resident memory: the service and its converter, together
+    service_mb              peak memory: the service and its converter, together
     agent_mb                the agent and its runner, together
     client_mb               the client
 """
@@ -70,7 +70,7 @@ def _one_search(options: list[str]) -> dict[str, float]:
         "prediction_error_pct": sum(errors) / len(errors),
         "worst_prediction_pct": max(errors),
         "best_accuracy": final["architectures"][0]["one_shot_accuracy"],
-        "service_mb": serving.own_mb(),
-        "agent_mb": serving.agent_mb(),
-        "client_mb": searching.own_mb(),
+        "service_mb": serving.own_mb,
+        "agent_mb": serving.agent_mb,
+        "client_mb": searching.own_mb,
     }

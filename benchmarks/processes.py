@@ -103,7 +103,10 @@ def wait_until_warm(address: str) -> None:
 
 
 class PeakMemory:
-    """While entered, watches the resident memory of a process and of its descendants."""
+    """While entered, watches the memory of a process and of its descendants, those of an agent apart.
+
+    Memory that processes share is counted once (PSS): a runner forks for every turn, and shares nearly all of its own.
+    """
 
     INTERVAL_S = 0.2
 
@@ -111,8 +114,9 @@ class PeakMemory:
         self._root = psutil.Process(pid)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._peaks: dict[psutil.Process, float] = {}  # megabytes
         self._of_agent: set[psutil.Process] = set()
+        self.own_mb = 0.0  # of the process and what it started, without an agent: the most at one moment
+        self.agent_mb = 0.0  # of the agent and what it started
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -122,26 +126,25 @@ class PeakMemory:
         self._over.set()
         self._thread.join()
 
-    def agent_mb(self) -> float:
-        """Peaks of the agent and what it started, added up."""
-        return sum(peak for process, peak in self._peaks.items() if process in self._of_agent)
-
-    def own_mb(self) -> float:
-        """Peaks of the process and what it started, without an agent."""
-        return sum(self._peaks.values()) - self.agent_mb()
-
     def _watch(self) -> None:
         while not self._over.wait(self.INTERVAL_S):
             with contextlib.suppress(psutil.NoSuchProcess):
+                own, agent = 0.0, 0.0
                 for process in [self._root, *self._root.children(recursive=True)]:
-                    self._look_at(process)
+                    megabytes = self._megabytes(process)
+                    if process in self._of_agent:
+                        agent += megabytes
+                    else:
+                        own += megabytes
+                self.own_mb, self.agent_mb = max(self.own_mb, own), max(self.agent_mb, agent)
 
-    def _look_at(self, process: psutil.Process) -> None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            peak = process.memory_info().rss / 1e6
-            self._peaks[process] = max(self._peaks.get(process, 0.0), peak)
+    def _megabytes(self, process: psutil.Process) -> float:
+        """0 of one that has ended meanwhile."""
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if "device_agents" in process.cmdline() or process.parent() in self._of_agent:
                 self._of_agent.add(process)
+            return float(process.memory_full_info().pss) / 1e6
+        return 0.0
 
 
 def free_port() -> int:

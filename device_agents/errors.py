@@ -13,7 +13,7 @@ AgentError
 │   └── SuspectedFault the model that ran at the time may have caused it
 │       ├── DeviceRebooted
 │       └── BracketsDisagree too many rounds were rejected: the device changes while the model runs
-├── AgentOutdated     the service speaks a newer contract: the agent ends
+├── AgentOutdated     the service is of another version: the agent ends
 ├── DeviceChanged     another device answers in its place, or it has another system now: the agent ends
 ├── LeaseLost         the service gave the jobs to another device: they are dropped here
 └── Stopped           somebody ended the agent: the lease is given back

@@ -48,7 +48,7 @@ LOOK_AFTER_S = 30.0  # a device without work is looked at so often, to say in ti
 FETCHES = 3  # of a model that arrives damaged
 REPORT_AGAIN_S = 2.0  # before a report is sent again that did not reach the service
 IN_BETWEEN_S = 600.0  # for which something else may answer a report before it is given up
-OUTDATED = "This agent cannot read the service's leases: it is older than the service."
+OTHER_VERSION = "This agent cannot read what the service gives it to do: they are not of one version. Update them."
 
 
 class AgentDevice(MeasuringDevice, Interface):
@@ -86,7 +86,7 @@ class Agent:
         """Serve until told to stop. A service that is away is waited for.
 
         Raises:
-            AgentOutdated: the service is newer than this agent.
+            AgentOutdated: the service is of another version than this agent.
             DeviceChanged: the device is not the one that was reported.
             NotAllowed: the service does not accept the token, or no longer; asking again would not help.
             ServiceRefused: the service does not accept this device.
@@ -112,6 +112,10 @@ class Agent:
     def _report_device(self) -> None:
         report = self._say_it_is_here()
         log.info("measuring on %s (%s) for %s", report.model, report.serial, self._connection.base_url)
+
+    def _still_here(self) -> None:
+        with contextlib.suppress(ServiceError):  # whatever it is, whoever asks next hears of it
+            self._say_it_is_here()
 
     def _say_it_is_here(self) -> DeviceReport:
         report = self._device.report if self._budget_s is None else _with_budget(self._device.report, self._budget_s)
@@ -149,17 +153,21 @@ class Agent:
         return 0.0
 
     def _give_back_unread(self, content: bytes) -> None:
-        """A service of a newer version may give leases with more in them than this agent knows.
+        """A service of another version may give leases or checks with more or less in them.
 
         Raises:
             AgentOutdated: it did; the jobs are unharmed.
         """
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            token = str(json.loads(content)["token"])
-            release = LeaseRelease(device_fault=f"{OUTDATED} Update it.")
-            with contextlib.suppress(ServiceError):
-                self._connection.request("POST", f"/v1/leases/{quote(token)}/release", body=release)
-            raise AgentOutdated(f"{OUTDATED} Update it: pip install --upgrade 'pad-nas[agent]'")
+        try:
+            document = json.loads(content)
+        except ValueError:
+            return
+        if isinstance(document, dict):
+            if "token" in document:
+                path = f"/v1/leases/{quote(str(document['token']))}/release"
+                with contextlib.suppress(ServiceError):
+                    self._connection.request("POST", path, body=LeaseRelease(device_fault=OTHER_VERSION))
+            raise AgentOutdated(OTHER_VERSION)
 
     def _look_after_device(self) -> None:
         """Nobody would notice that a device without work is gone: look, and say so."""
@@ -185,8 +193,8 @@ class Agent:
             nonlocal seen_at
             self._may_go_on()
             if time.monotonic() - seen_at > LOOK_AFTER_S:
-                with contextlib.suppress(ServiceUnreachable):
-                    self._say_it_is_here()
+                # By a thread of its own: a service that is slow to answer is not to delay what is measured.
+                threading.Thread(target=self._still_here, daemon=True).start()
                 seen_at = time.monotonic()
 
         try:
@@ -263,7 +271,9 @@ class Agent:
             try:
                 self._connection.ask("POST", f"/v1/leases/{lease.token}/report", Reported, body=report)
             except (ServiceUnreachable, NotThisService) as error:  # or a proxy answers in its place
-                if isinstance(error, NotThisService) and time.monotonic() > deadline:
+                if isinstance(error, ServiceUnreachable):
+                    deadline = time.monotonic() + IN_BETWEEN_S
+                elif time.monotonic() > deadline:
                     size_mb = len(report.model_dump_json()) / 1e6
                     raise DeviceFault(
                         f"A report of {size_mb:.1f} MB does not reach the service: {error} If a proxy is between, it"
@@ -315,7 +325,7 @@ def _with_budget(report: DeviceReport, budget_s: float) -> DeviceReport:
 
 
 def _suspects(lease: Lease, reason: Stopped | DeviceFault) -> tuple[int, ...]:
-    """Jobs whose model ran when the device rebooted, or changed with every round."""
+    """Jobs whose model ran when the device rebooted, changed with every round, or failed and did not say why."""
     if not isinstance(reason, SuspectedFault) or reason.suspect is None:
         return ()
     return tuple(job.job_id for job in lease.jobs if job.model_sha256 == reason.suspect.stem)

@@ -8,7 +8,7 @@ it releases, or the lease's deadline does.
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AwareDatetime, ConfigDict, Field, model_validator
 
 from latency_contract.canonical import Contract, Sha256
 from latency_contract.devices import MAX_REASON as MAX_REASON
@@ -92,6 +92,10 @@ class LeaseReport(Contract):
 
 
 class Reported(Contract):
+    """What was stored is not to be sent again because a newer service says more."""
+
+    model_config = ConfigDict(extra="ignore")
+
     remaining: int  # jobs of the lease without an outcome
 
 

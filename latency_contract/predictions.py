@@ -38,9 +38,9 @@ class Prediction(Contract):
     """A network's latency by a table.
 
     Calibrated, another network of the space lies in the interval with this confidence, also when it is measured in
-    another lease than those that calibrated. Otherwise the latency is the
-    plain sum, and the interval says how well that is known, not how well a sum predicts a network; there is none where
-    the table does not say how well it knows an operator.
+    another lease than those that calibrated. Otherwise the latency is the plain sum, and the interval says how well
+    that is known, not how well a sum predicts a network; there is none where the table does not say how well it knows
+    an operator.
     """
 
     latency_ms: float

@@ -505,7 +505,9 @@ def _own_table(directory: "RunDirectory") -> "TableFile":
     from search_client.latency_sources import TableFile
 
     if (table := directory.table) is None:
-        raise ValueError(f"{directory.path} has no table yet: its operators have to be measured. Give --service URL.")
+        raise ValueError(
+            f"{directory.path} has no table yet: its operators have to be measured. Leave out --without-device."
+        )
     return TableFile(table)
 
 

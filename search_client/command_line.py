@@ -45,7 +45,7 @@ WidthOption = Annotated[float | None, typer.Option("--width", help="times the ch
 ClassesOption = Annotated[
     int | None, typer.Option("--classes", min=1, help="classes of the data, instead of the space's")
 ]
-WaitOption = Annotated[bool, typer.Option("--wait", help="wait for an agent, however long it takes")]
+WaitOption = Annotated[bool, typer.Option("--wait", help="wait for service, device and agent, however long it takes")]
 JsonOption = Annotated[bool, typer.Option("--json", help="print JSON, for scripts")]
 
 Parameters = ParamSpec("Parameters")

@@ -117,7 +117,7 @@ class SearchConfig(Contract):
             InvalidData: as `load_data`, or there is no data set, as accuracies came from a table.
         """
         if self.data is None:
-            raise InvalidData("This search used published accuracies and no images.")
+            raise InvalidData("This search used published accuracies and no images. Give a data set with --data.")
         return load_data(
             self.data,
             input_size=input_size,

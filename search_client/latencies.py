@@ -165,7 +165,9 @@ class LatencyService:
 
     def measure_again(self, operators: Sequence[Conv | IBConv | Head], *, layers: Mapping[str, int]) -> None:
         """Queue what is measured already, behind everything that is not. Nobody waits for it."""
-        self._ask(operators, purpose=Purpose.REFINEMENT, queue_missing=True, measure_again=True, layers=layers)
+        self._ask(
+            operators, purpose=Purpose.REFINEMENT, queue_missing=True, measure_again=True, layers=layers, patient=False
+        )
 
     def complete(self, operators: Sequence[Conv | IBConv | Head]) -> bool:
         """Whether every operator is measured by now. It is asked while something trains: nobody waits for a service.
@@ -178,14 +180,15 @@ class LatencyService:
         _none_may_have_failed(answer.entries, device_model=answer.device_model)
         return _all_measured(answer)
 
-    def publish(self) -> Table:
-        """The table as it stands, as an immutable version."""
+    def publish(self, *, patient: bool = True) -> Table:
+        """The table as it stands, as an immutable version. `patient`: wait for the service where told to."""
         publication = TablePublication(device=self.device.model, protocol_id=self.device.protocol.id)
-        return self._patiently(
-            lambda: with_calibrations(
-                self._connection, self._connection.ask("POST", "/v1/tables", Table, body=publication)
-            )
-        )
+
+        def published() -> Table:
+            table = self._connection.ask("POST", "/v1/tables", Table, body=publication)
+            return with_calibrations(self._connection, table)
+
+        return self._patiently(published) if patient else published()
 
     def published(self) -> Table:
         """The last published version."""

@@ -33,7 +33,7 @@ class MeasuredLatencies:
         """
         with suppress(ServiceUnreachable):
             if self._service.complete(operators):
-                return self._service.publish()
+                return self._service.publish(patient=False)
         return None
 
     def complete_table(self, operators: Sequence[Conv | IBConv | Head], layers: Mapping[str, int]) -> Table:
@@ -74,7 +74,7 @@ class MeasuredLatencies:
     def newest_table(self, last: AnyTable, operators: Sequence[Conv | IBConv | Head]) -> AnyTable:
         """The table as it stands now, if it holds all of these; else the last one stands."""
         with suppress(ServiceError):
-            table = self._service.publish()
+            table = self._service.publish(patient=False)
             if all(operator.id in table.by_subject for operator in operators):
                 return table
         return last

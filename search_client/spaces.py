@@ -152,8 +152,11 @@ class SearchSpace:
         return replace(self, layers=tuple(layers))
 
     def with_classes(self, classes: int) -> "SearchSpace":
-        """The space for data of so many classes. Raises ValidationError where no head has so many."""
-        return replace(self, head=Head.model_validate(self.head.model_dump() | {"out_channels": classes}))
+        """The space for data of so many classes. Raises InvalidSpace where no head has so many."""
+        try:
+            return replace(self, head=Head.model_validate(self.head.model_dump() | {"out_channels": classes}))
+        except ValidationError as error:
+            raise InvalidSpace(f"{classes} classes are too many: {validation_sentence(error.errors())}.") from error
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         """An architecture drawn uniformly, layer by layer."""

@@ -15,14 +15,13 @@ from rich.table import Table as Lines
 from latency_contract.calibrations import (
     MAX_NETWORKS,
     MIN_NETWORKS,
-    OF_INTERVALS,
     CalibratedNetwork,
     Calibration,
     CalibrationRequest,
 )
 from latency_contract.operators import Network
 from latency_contract.student_t import quantile
-from latency_contract.tables import Purpose, Table
+from latency_contract.tables import Latency, Purpose, Table
 from search_client.command_line import (
     ClassesOption,
     DeviceOption,
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
 NETWORKS = 40
 CHECKED = 8  # of them, by `check`
 FEWEST = 4  # that say how far they move together
+LEFT = 3  # exit status of a check that a calibration does not pass
 DRAWS_PER_NETWORK = 100  # from which strata are made
 
 
@@ -93,7 +93,7 @@ def check(
     wait: WaitOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure some of a calibration's networks again: is the device still as it was? Exit status 1 if it is not.
+    """Measure some of a calibration's networks again: is the device still as it was? Exit status 3 if it is not.
 
     The reference operator does not feel everything that a network does, as what neighbours take of cache and memory.
     """
@@ -126,7 +126,7 @@ def check(
         output.print(lines)
         output.print(found.sentence, soft_wrap=True)
     if not found.holds:
-        raise typer.Exit(1)
+        raise typer.Exit(LEFT)
 
 
 class Shift(NamedTuple):
@@ -135,7 +135,7 @@ class Shift(NamedTuple):
     longer_pct: float  # mean
     low_pct: float  # its 95 % interval
     high_pct: float
-    allowed_pct: float  # that the intervals of predictions have room for
+    allowed_pct: float  # that the intervals of predictions have room for (Calibration.common_variance)
 
     @property
     def holds(self) -> bool:
@@ -146,8 +146,8 @@ class Shift(NamedTuple):
         verdict = "the calibration holds"
         if not self.holds:
             verdict = (
-                "the calibration does not hold now. Measure when the device is as it was, or calibrate with networks"
-                " measured now: padnas-client table calibrate --seed 1"
+                "the calibration does not hold now. Measure when the device is as it was, or calibrate anew: the same"
+                " `padnas-client table calibrate` measures all of its networks again"
             )
         return (
             f"measured again, its networks take {self.longer_pct:+.2f} % ({self.low_pct:+.2f} to {self.high_pct:+.2f} %"
@@ -161,7 +161,8 @@ def shift(calibration: Calibration, pairs: Sequence[tuple[float, float]]) -> Shi
     half = quantile(0.975, degrees=len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     mean = fmean(logs)
     longer, low, high = (100 * math.expm1(value) for value in (mean, mean - half, mean + half))
-    return Shift(longer, low, high, 100 * OF_INTERVALS * math.sqrt(calibration.common_variance))
+    moves = [one.high_ms / one.latency_ms - 1 for one in calibration.networks]
+    return Shift(longer, low, high, 100 * math.sqrt(fmean(move**2 for move in moves)))
 
 
 def spread_over(networks: Sequence[CalibratedNetwork], *, count: int) -> list[CalibratedNetwork]:
@@ -187,13 +188,28 @@ def calibrated(
     table = latencies.publish()
     networks = stratified_networks(space, table, count=count, rng=np.random.default_rng(seed))
     with progress.task(f"measuring networks of '{space.name}' on {model}", len(networks)) as advance:
-        latencies.measured(networks, purpose=Purpose.TABLE, on_progress=advance)
+        known = latencies.measured(networks, purpose=Purpose.TABLE, on_progress=advance)
+    if some_are_newer(networks, known, table.calibration_for(operators)):
+        progress.say("some networks were measured again since; all are, as networks of one lease share its weather")
+        with progress.task(f"measuring networks of '{space.name}' on {model} again", len(networks)) as advance:
+            latencies.measured_anew(networks, purpose=Purpose.TABLE, on_progress=advance)
     request = CalibrationRequest(
         space=space.name,
         operator_ids=tuple(operator.id for operator in operators),
         network_ids=tuple(network.id for network in networks),
     )
     return latencies.calibrate(table, request)
+
+
+def some_are_newer(networks: Sequence[Network], known: Sequence[Latency], last: Calibration | None) -> bool:
+    """Whether the last calibration was made with these networks, and some but not all were measured again since."""
+    if last is None:
+        return False
+    then = {one.subject_id: one.measurement_id for one in last.networks}
+    if then.keys() != {network.id for network in networks}:
+        return False
+    newer = [then[network.id] != one.measurement_id for network, one in zip(networks, known, strict=True)]
+    return any(newer) and not all(newer)
 
 
 def stratified_networks(space: SearchSpace, table: Table, *, count: int, rng: np.random.Generator) -> list[Network]:

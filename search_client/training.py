@@ -129,7 +129,7 @@ def accuracy(network: nn.Module, images: ImageSet) -> float:
     return share
 
 
-@enough_gpu_memory("Train with a smaller --batch-size, and a learning rate that is smaller by the same factor.")
+@enough_gpu_memory("Train with a smaller --batch-size and learning rates smaller by the same factor, in another --out.")
 def _train(
     module: nn.Module,
     data: ImageData,

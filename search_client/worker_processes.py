@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 def cores() -> int:
     """That this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def workers_for(images: int) -> int:

@@ -359,7 +359,7 @@ def test_outcomes_that_something_in_between_never_lets_pass_are_given_back(
     assert bench.ask(operator())[0].status == LatencyStatus.QUEUED
 
 
-def test_an_agent_older_than_its_service_ends_and_harms_no_job(
+def test_an_agent_of_another_version_than_its_service_ends_and_harms_no_job(
     bench: Bench, operator: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lease has something in it that this agent does not know."""
@@ -375,10 +375,10 @@ def test_an_agent_older_than_its_service_ends_and_harms_no_job(
     bench.queue(operator())
     monkeypatch.setattr(ServiceConnection, "request", newer)
     agent = Agent(bench.connection, ScriptedDevice(lambda _: 1.0, report=bench.report), stop=bench.stop, max_jobs=16)
-    with pytest.raises(AgentOutdated, match=r"it is older than the service\. Update it: pip install"):
+    with pytest.raises(AgentOutdated, match=r"they are not of one version\. Update them\."):
         agent.run()
     assert bench.ask(operator())[0].status == LatencyStatus.QUEUED
-    assert "older than the service" in str(bench.device().last_fault)
+    assert "not of one version" in str(bench.device().last_fault)
 
 
 def test_a_device_in_quarantine_that_has_to_wait_is_still_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +390,7 @@ def test_a_device_in_quarantine_that_has_to_wait_is_still_there(bench: Bench, mo
 
     def hot(check: Callable[[], None]) -> None:
         check()
-        assert bench.device().last_seen_at > seen_at
+        bench.wait_for(lambda: bench.device().last_seen_at > seen_at, "not seen")
         raise DeviceFault("It is hot.")
 
     monkeypatch.setattr(device, "wait_until_fit", hot)

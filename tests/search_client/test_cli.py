@@ -80,7 +80,7 @@ def test_units_that_differ_without_a_majority_share_one_sentence(
         (["--stages", "9"], 2, "9 stages train the supernet 8 times"),
         (["--config", "nowhere.toml"], 2, "nowhere.toml cannot be read"),
         (["--table", "Pixel 3@2"], 2, "padnas-client table export --table 'Pixel 3@2' --out table.json"),
-        (["--without-device"], 2, "has no table yet: its operators have to be measured. Give --service URL."),
+        (["--without-device"], 2, "has no table yet: its operators have to be measured. Leave out --without-device."),
     ],
 )
 def test_wrong_input_to_a_search_is_a_sentence(

@@ -137,7 +137,7 @@ def test_networks_measured_again_say_whether_the_calibration_holds(
     assert "the calibration holds" in holds.stdout
     agent.factor = 1.05
     left = client("table", "check", *where, "--networks", "4", "--json")
-    assert left.exit_code == 1
+    assert left.exit_code == 3
     found = json.loads(left.stdout)
     assert (found["holds"], len(found["networks"])) == (False, 4)
     assert found["longer_pct"] == pytest.approx(5.0)
@@ -148,7 +148,13 @@ def test_networks_measured_again_say_whether_the_calibration_holds(
         max(one.latency_ms for one in calibration.networks),
     )
     again = client("table", "check", *where)
-    assert (again.exit_code, "does not hold now. Measure when the device is as it was" in again.stdout) == (1, True)
+    assert (again.exit_code, "does not hold now. Measure when the device is as it was" in again.stdout) == (3, True)
+    anew = client("table", "calibrate", *where, "--networks", str(NETWORKS), "--json")
+    assert "some networks were measured again since; all are" in anew.stderr
+    made_anew = Calibration.model_validate_json(anew.stdout)
+    for one, before in zip(made_anew.networks, calibration.networks, strict=True):
+        assert one.latency_ms == pytest.approx(1.05 * before.latency_ms)
+    assert client("table", "check", *where).exit_code == 0
 
 
 def test_the_interval_of_a_shift_holds_it_as_often_as_it_says() -> None:
