@@ -20,12 +20,12 @@ def rewrite(page: Path, results: Mapping[str, Any]) -> None:
     def row(match: re.Match[str]) -> str:
         if match["benchmark"] != results["benchmark"] or match["figure"] not in results["figures"]:
             return match[0]
-        return match["head"] + cells(results, match["figure"])
+        return match["head"] + _cells(results, match["figure"])
 
     page.write_text(ROW.sub(row, page.read_text()))
 
 
-def cells(results: Mapping[str, Any], name: str) -> str:
+def _cells(results: Mapping[str, Any], name: str) -> str:
     """The last two cells of a figure's row."""
     figure, target = results["figures"][name], results["targets"].get(name)
     value, low, high = (f"{figure[key]:.3g}" for key in ("value", "low", "high"))

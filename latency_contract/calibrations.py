@@ -90,6 +90,11 @@ class CalibratedNetwork(Contract):
         return Terms(self.sum_ms, len(self.operators), self.activations_m)
 
     @property
+    def half_width(self) -> float:
+        """Of its interval, relative to its latency."""
+        return self.high_ms / self.latency_ms - 1
+
+    @property
     def network(self) -> Network:
         return Network(operators=tuple(parse_key(key) for key in self.operators))
 
@@ -158,7 +163,7 @@ class Calibration(Contract):
     @property
     def known_within_pct(self) -> float:
         """How well its networks are known themselves: half-width of their intervals, median."""
-        return 100 * median(n.high_ms / n.latency_ms - 1 for n in self.networks)
+        return 100 * median(n.half_width for n in self.networks)
 
     @property
     def formula(self) -> str:

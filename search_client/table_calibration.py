@@ -98,11 +98,10 @@ def check(
     The reference operator does not feel everything that a network does, as what neighbours take of cache and memory.
     """
     from search_client.progress import ConsoleProgress
-    from search_client.table_latencies import calibration_for
 
     loaded = SpaceSize(input_size, width, classes).of(space)
     with latency_service(service, device, client="table-check", wait=wait) as latencies:
-        calibration = calibration_for(loaded.operators(), latencies.published())
+        calibration = latencies.published().calibration_for(loaded.operators())
         if calibration is None:
             raise IncompleteTable(
                 f"No calibration of the table of {latencies.device.model} holds for '{space}'."
@@ -161,8 +160,7 @@ def shift(calibration: Calibration, pairs: Sequence[tuple[float, float]]) -> Shi
     half = quantile(0.975, degrees=len(logs) - 1) * stdev(logs) / math.sqrt(len(logs))
     mean = fmean(logs)
     longer, low, high = (100 * math.expm1(value) for value in (mean, mean - half, mean + half))
-    moves = [one.high_ms / one.latency_ms - 1 for one in calibration.networks]
-    return Shift(longer, low, high, 100 * math.sqrt(fmean(move**2 for move in moves)))
+    return Shift(longer, low, high, 100 * math.sqrt(fmean(one.half_width**2 for one in calibration.networks)))
 
 
 def spread_over(networks: Sequence[CalibratedNetwork], *, count: int) -> list[CalibratedNetwork]:
